@@ -1,0 +1,117 @@
+#include "model/calibration.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+namespace sublet {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string DefaultText() {
+  return CalibrationToJson(DefaultCalibration()).dump();
+}
+
+std::string ErrorOf(const std::string& text) {
+  const Result<Calibration> calibration = ParseCalibration(text, "c.json");
+  return calibration ? "no error" : calibration.error().message;
+}
+
+// The default calibration with one field replaced, or removed where `value` is null.
+std::string With(const std::string& field, const nlohmann::ordered_json& value) {
+  nlohmann::ordered_json json = CalibrationToJson(DefaultCalibration());
+  if (value.is_null()) {
+    json.erase(field);
+  } else {
+    json[field] = value;
+  }
+  return json.dump();
+}
+
+TEST(CalibrationTest, TheDefaultIsTheMeasuredH200) {
+  const Calibration& h200 = DefaultCalibration();
+  EXPECT_EQ(h200.board, "h200");
+  EXPECT_FALSE(h200.scaled);
+  EXPECT_DOUBLE_EQ(h200.switch_ms, 0.13);
+  EXPECT_DOUBLE_EQ(h200.mps_service_factor, 1.03);
+  EXPECT_EQ(h200.mps_clients_max, 48);
+  // 37.2 and 16.0 GiB over 40 processes, rounded up.
+  EXPECT_EQ(h200.ContextAt(100), 953_MiB);
+  EXPECT_EQ(h200.ContextAt(10), 410_MiB);
+  // The driver reserved 616 MiB; an MPS server took 75.
+  EXPECT_GE(h200.device_reserve, 691_MiB);
+}
+
+TEST(CalibrationTest, ContextsAreLinearBetweenPointsAndFlatOutside) {
+  const Calibration& h200 = DefaultCalibration();
+  EXPECT_EQ(h200.ContextAt(5), 410_MiB);
+  EXPECT_EQ(h200.ContextAt(0), 410_MiB);
+  EXPECT_EQ(h200.ContextAt(200), 953_MiB);
+  EXPECT_EQ(h200.ContextAt(55), 682_MiB) << "half way is 681.5";
+  for (int percent = 1; percent <= 100; ++percent) {
+    EXPECT_LE(h200.ContextAt(percent - 1), h200.ContextAt(percent)) << percent;
+  }
+}
+
+TEST(CalibrationTest, JsonRoundTripKeepsEveryField) {
+  Calibration calibration = DefaultCalibration();
+  calibration.scaled = true;
+  calibration.switch_ms = 0.1 + 0.2;  // Has no short decimal form.
+  calibration.contexts = {{5, 100_MiB}, {50, 200_MiB}, {100, 300_MiB}};
+  const std::string text = CalibrationToJson(calibration).dump();
+  const Result<Calibration> read = ParseCalibration(text, "c.json");
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ(CalibrationToJson(*read).dump(), text);
+  EXPECT_EQ(read->switch_ms, calibration.switch_ms);
+  ASSERT_EQ(read->contexts.size(), 3u);
+  EXPECT_EQ(read->contexts[1].memory, 200_MiB);
+}
+
+TEST(CalibrationTest, AMeasuredBoardIsNotScaled) {
+  const Calibration& h200 = DefaultCalibration();
+  Board board;
+  board.name = "h200";
+  const Calibration same = ForBoard(h200, board);
+  EXPECT_FALSE(same.scaled);
+  EXPECT_EQ(CalibrationToJson(same).dump(), DefaultText());
+}
+
+TEST(CalibrationTest, AnotherBoardGetsWorseFiguresAndIsMarked) {
+  const Calibration& h200 = DefaultCalibration();
+  Board board;
+  board.name = "a100-80gb";
+  const Calibration scaled = ForBoard(h200, board);
+  EXPECT_TRUE(scaled.scaled);
+  EXPECT_EQ(scaled.board, "a100-80gb");
+  EXPECT_EQ(scaled.source, "scaled from h200: " + h200.source);
+  EXPECT_DOUBLE_EQ(scaled.switch_ms, 0.195);
+  EXPECT_EQ(scaled.ContextAt(100), 1192_MiB) << "953 x 1.25 = 1191.25";
+  EXPECT_EQ(scaled.mps_clients_max, 48);
+  EXPECT_EQ(scaled.device_reserve, h200.device_reserve);
+}
+
+TEST(CalibrationTest, WrongFilesAreRefused) {
+  EXPECT_EQ(ErrorOf(DefaultText()), "no error");
+  EXPECT_THAT(ErrorOf(With("version", "sublet.calibration/v2")), HasSubstr("unknown version"));
+  EXPECT_THAT(ErrorOf(With("board", "")), HasSubstr("board must not be empty"));
+  EXPECT_THAT(ErrorOf(With("switch_ms", -1)), HasSubstr("must be from 0 to 1000: -1"));
+  EXPECT_THAT(ErrorOf(With("switch_ms", "0.13")), HasSubstr("a number is expected"));
+  EXPECT_THAT(ErrorOf(With("mps_service_factor", 0)), HasSubstr("must be from 0.1"));
+  EXPECT_THAT(ErrorOf(With("mps_clients_max", 0)), HasSubstr("must be from 1"));
+  EXPECT_THAT(ErrorOf(With("device_reserve_mib", -5)), HasSubstr("must be from 0"));
+  EXPECT_THAT(ErrorOf(With("contexts", nlohmann::ordered_json::array())),
+              HasSubstr("the last context must be the one at sm_percent 100"));
+  EXPECT_THAT(ErrorOf(With("contexts", {{{"sm_percent", 50}, {"memory_mib", 1}}})),
+              HasSubstr("the last context must be the one at sm_percent 100"));
+  EXPECT_THAT(ErrorOf(With("contexts", {{{"sm_percent", 100}, {"memory_mib", 1}},
+                                        {{"sm_percent", 100}, {"memory_mib", 2}}})),
+              HasSubstr("ascending sm_percent"));
+  EXPECT_THAT(ErrorOf(With("contexts", nullptr)), HasSubstr("missing key in calibration"));
+  EXPECT_THAT(ErrorOf(With("swich_ms", 1)), HasSubstr("unknown key in calibration: 'swich_ms'"));
+  EXPECT_THAT(ErrorOf(DefaultText().substr(0, 100)), HasSubstr("not valid JSON"));
+}
+
+}  // namespace
+}  // namespace sublet
