@@ -109,6 +109,13 @@ Result<int> ReadInt(const Node& node, Range range) {
 
 }  // namespace
 
+Node::Node() = default;
+Node::Node(const Node&) = default;
+Node::Node(Node&&) noexcept = default;
+Node& Node::operator=(const Node&) = default;
+Node& Node::operator=(Node&&) noexcept = default;
+Node::~Node() = default;
+
 const Node* Node::Find(std::string_view key) const {
   for (const auto& [name, value] : fields) {
     if (name == key) return &value;

@@ -70,6 +70,15 @@ struct Node {
   std::vector<Node> items;                           // kSequence
   std::vector<std::pair<std::string, Node>> fields;  // kMap, in the order of the text
 
+  // Defaulted, in the .cc file: `fields` holds pairs of this type, which is not complete here, and a
+  // strict compiler (clang) looks at a pair's constructors as soon as it sees these.
+  Node();
+  Node(const Node&);
+  Node(Node&&) noexcept;
+  Node& operator=(const Node&);
+  Node& operator=(Node&&) noexcept;
+  ~Node();
+
   // The field's value, or nullptr.
   const Node* Find(std::string_view key) const;
 };
