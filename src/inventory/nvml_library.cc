@@ -1,0 +1,208 @@
+#include "inventory/nvml_library.h"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace sublet {
+namespace nvml {
+
+std::string_view ReturnName(Return code) {
+  switch (code) {
+    case kSuccess:
+      return "success";
+    case kUninitialized:
+      return "nvml is not initialised";
+    case kInvalidArgument:
+      return "invalid argument";
+    case kNotSupported:
+      return "not supported";
+    case kNoPermission:
+      return "no permission";
+    case kAlreadyInitialized:
+      return "already initialised";
+    case kNotFound:
+      return "not found";
+    case kInsufficientSize:
+      return "insufficient size";
+    case kInsufficientPower:
+      return "insufficient power";
+    case kDriverNotLoaded:
+      return "driver is not loaded";
+    case kTimeout:
+      return "timeout";
+    case kIrqIssue:
+      return "interrupt issue";
+    case kLibraryNotFound:
+      return "library not found";
+    case kFunctionNotFound:
+      return "function not found";
+    case kCorruptedInforom:
+      return "corrupted inforom";
+    case kGpuIsLost:
+      return "gpu is lost";
+    case kResetRequired:
+      return "gpu needs a reset";
+    case kOperatingSystem:
+      return "blocked by the operating system";
+    case kLibRmVersionMismatch:
+      return "driver and library versions differ";
+    case kInUse:
+      return "in use";
+    case kMemory:
+      return "insufficient memory";
+    case kNoData:
+      return "no data";
+    case kVgpuEccNotSupported:
+      return "vgpu not supported with ecc";
+    case kInsufficientResources:
+      return "insufficient resources";
+    case kFreqNotSupported:
+      return "frequency not supported";
+    case kArgumentVersionMismatch:
+      return "argument version mismatch";
+    case kDeprecated:
+      return "deprecated";
+    case kNotReady:
+      return "not ready";
+    case kGpuNotFound:
+      return "no gpu found";
+    case kInvalidState:
+      return "invalid state";
+    case kResetTypeNotSupported:
+      return "reset type not supported";
+    case kUnknown:
+      return "unknown error";
+  }
+  return "unknown error";
+}
+
+namespace {
+
+struct Explanation {
+  ErrorCode code;
+  std::string_view hint;
+};
+
+Explanation Explain(Return code) {
+  switch (code) {
+    case kNoPermission:
+      return {ErrorCode::kPermission, "run it as root, or with CAP_SYS_ADMIN"};
+    case kNotSupported:
+    case kFunctionNotFound:
+    case kArgumentVersionMismatch:
+    case kDeprecated:
+      return {ErrorCode::kUnsupported, "the board or its driver can't do this"};
+    case kNotFound:
+    case kGpuNotFound:
+      return {ErrorCode::kNotFound, ""};
+    case kInUse:
+      return {ErrorCode::kConflict, "stop the processes that use the GPU first"};
+    case kInsufficientResources:
+      return {ErrorCode::kConflict, "other instances take the place"};
+    case kInvalidArgument:
+    case kInvalidState:
+      return {ErrorCode::kConflict, ""};
+    case kDriverNotLoaded:
+      return {ErrorCode::kUnavailable, "load the NVIDIA kernel module: modprobe nvidia"};
+    case kLibRmVersionMismatch:
+      return {
+          ErrorCode::kUnavailable,
+          "the driver was updated while its old kernel module was loaded: reboot, or reload it"};
+    case kOperatingSystem:
+      return {ErrorCode::kPermission,
+              "the process may not open /dev/nvidiactl: check the container's device list"};
+    case kGpuIsLost:
+      return {ErrorCode::kUnavailable,
+              "the GPU has fallen off the bus: see the kernel's log, reset it or reboot"};
+    case kResetRequired:
+      return {ErrorCode::kUnavailable, "reset the GPU: nvidia-smi --gpu-reset -i INDEX"};
+    default:
+      return {ErrorCode::kUnavailable, ""};
+  }
+}
+
+}  // namespace
+}  // namespace nvml
+
+Status FromNvml(nvml::Return code, std::string_view what) {
+  if (code == nvml::kSuccess) return {};
+  const nvml::Explanation explanation = nvml::Explain(code);
+  return Fail(explanation.code,
+              fmt::format("{}: {} (nvml {})", what, nvml::ReturnName(code), static_cast<int>(code)),
+              std::string(explanation.hint));
+}
+
+std::string FindNvml(std::string_view flag, const Environment& environment,
+                     std::string_view program_folder) {
+  if (!flag.empty()) return std::string(flag);
+  if (const auto path = environment("SUBLET_NVML")) return *path;
+  if (environment("SUBLET_SIM")) {
+    return fmt::format("{}/../lib/sublet-sim/libnvidia-ml.so.1", program_folder);
+  }
+  return "libnvidia-ml.so.1";
+}
+
+Result<NvmlLibrary> NvmlLibrary::Open(const std::string& path) {
+  void* handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) {
+    return Fail(ErrorCode::kUnavailable, fmt::format("can't load nvml: {}", ::dlerror()),
+                "install the NVIDIA driver, name its library with --nvml, or try a simulated node: "
+                "SUBLET_SIM=h100-80gb:8");
+  }
+  NvmlLibrary library(handle);
+  RETURN_IF_ERROR(library.Load(path));
+  RETURN_IF_ERROR(FromNvml(library.api_.init(), fmt::format("starting nvml ({})", path)));
+  library.initialised_ = true;
+  return library;
+}
+
+Status NvmlLibrary::Load(const std::string& path) {
+#define SUBLET_NVML_LOAD(member, name, parameters) \
+  api_.member = reinterpret_cast<nvml::Return(*) parameters>(::dlsym(handle_, name));
+#define SUBLET_NVML_DEMAND(member, name, parameters)                                       \
+  SUBLET_NVML_LOAD(member, name, parameters)                                               \
+  if (api_.member == nullptr) {                                                            \
+    return Fail(ErrorCode::kUnsupported, fmt::format("{} does not export {}", path, name), \
+                "the library is too old, or it isn't NVIDIA's management library");        \
+  }
+  using namespace nvml;  // The parameter lists are written in its names.
+  SUBLET_NVML_REQUIRED(SUBLET_NVML_DEMAND)
+  SUBLET_NVML_OPTIONAL(SUBLET_NVML_LOAD)
+#undef SUBLET_NVML_LOAD
+#undef SUBLET_NVML_DEMAND
+  return {};
+}
+
+NvmlLibrary::NvmlLibrary(NvmlLibrary&& other) noexcept
+    : handle_(std::exchange(other.handle_, nullptr)),
+      initialised_(std::exchange(other.initialised_, false)),
+      api_(other.api_) {}
+
+NvmlLibrary& NvmlLibrary::operator=(NvmlLibrary&& other) noexcept {
+  if (this != &other) {
+    Close();
+    handle_ = std::exchange(other.handle_, nullptr);
+    initialised_ = std::exchange(other.initialised_, false);
+    api_ = other.api_;
+  }
+  return *this;
+}
+
+NvmlLibrary::~NvmlLibrary() {
+  Close();
+}
+
+void NvmlLibrary::Close() {
+  if (initialised_) static_cast<void>(api_.shutdown());
+  if (handle_ != nullptr) ::dlclose(handle_);
+  initialised_ = false;
+  handle_ = nullptr;
+}
+
+bool NvmlLibrary::Exports(const char* name) const {
+  return ::dlsym(handle_, name) != nullptr;
+}
+
+}  // namespace sublet
