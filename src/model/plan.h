@@ -1,11 +1,11 @@
 // model/plan.h
 //
-// What Sublet decided: which replica runs where, in which sharing mode, with which limits, why, what
-// latency is to be expected, and what it costs.
+// What Sublet decided: which replica runs where, in which sharing mode, with which limits, why,
+// what latency is to be expected, and what it costs.
 //
-// A Plan is a value. plan/ makes it, render/ turns it into other programs' files, web/ draws it; each
-// needs the plan alone, not the fleet file it came from. Its JSON form (docs/formats/plan.md) is
-// what `sublet plan -o` writes and `--json` prints.
+// A Plan is a value. plan/ makes it, render/ turns it into other programs' files, web/ draws it;
+// each needs the plan alone, not the fleet file it came from. Its JSON form (docs/formats/plan.md)
+// is what `sublet plan -o` writes and `--json` prints.
 //
 //   plan
 //    └ gpus[]                one physical GPU, with or without MIG mode
@@ -26,6 +26,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/bytes.h"
@@ -36,16 +37,22 @@ namespace sublet {
 
 inline constexpr std::string_view kPlanVersion = "sublet.plan/v1";
 
+// The words of an enum as they stand in files, in the order of the enum.
+template <typename Enum>
+using EnumWords = std::vector<std::pair<std::string_view, Enum>>;
+
 // How the processes in a partition share it. Streams need one process, so the planner never picks
 // them for separate replicas; they appear in comparisons. kMig is a way of cutting a GPU, not of
 // sharing a partition: it appears as a GPU's mode and in comparisons.
 enum class SharingMode { kExclusive, kStreams, kTimeSlicing, kMps, kMig };
+const EnumWords<SharingMode>& SharingModeWords();
 std::string_view SharingModeName(SharingMode mode);  // "exclusive", "streams", "time-slicing", ...
 
 // What a workload demands against other tenants' workloads; each level includes those before it.
 // kMemory: a neighbour can't take its memory. kFault: a neighbour's crash doesn't reach it.
 // kHardware: no SM, cache or memory path is shared with another tenant.
 enum class Isolation { kNone, kMemory, kFault, kHardware };
+const EnumWords<Isolation>& IsolationWords();
 std::string_view IsolationName(Isolation isolation);  // "none", "memory", "fault", "hardware"
 
 // One thing that makes a promise real, or the plain statement that nothing does.
@@ -57,10 +64,10 @@ struct Enforcement {
 
 // What the interference model expects; docs/operating/latency-model.md derives it.
 struct Prediction {
-  double service_ms = 0;                // One request alone in this share.
-  double slowdown_mean = 1;             // By the neighbours, on average.
-  double utilisation = 0;               // Part of the time that the replica is busy; 0..1.
-  std::optional<double> latency_ms_p50; // Absent where the fleet gives no service time.
+  double service_ms = 0;                 // One request alone in this share.
+  double slowdown_mean = 1;              // By the neighbours, on average.
+  double utilisation = 0;                // Part of the time that the replica is busy; 0..1.
+  std::optional<double> latency_ms_p50;  // Absent where the fleet gives no service time.
   std::optional<double> latency_ms_p99;
   // Part of the tightest latency target that is left, in percent; absent without a target.
   std::optional<double> headroom_percent;
@@ -70,14 +77,14 @@ struct PlannedReplica {
   std::string id;        // "llama/0"
   std::string workload;  // "llama"
   std::string tenant;
-  Bytes memory;          // What it is expected to hold, its CUDA context included.
-  Bytes context;         // The CUDA context's part of `memory`.
+  Bytes memory;                       // What it is expected to hold, its CUDA context included.
+  Bytes context;                      // The CUDA context's part of `memory`.
   std::optional<Bytes> memory_limit;  // Set on the process, context not counted; absent: no limit.
   std::optional<int> sm_percent;      // Of its partition's SMs; absent: no cap.
   std::optional<int> server;          // Index into the partition's servers.
   Prediction prediction;
   std::vector<Enforcement> enforcement;
-  std::string reason;                 // One sentence: why here, why with these limits.
+  std::string reason;  // One sentence: why here, why with these limits.
 };
 
 // One MPS control daemon and server: one fault domain.
@@ -87,12 +94,12 @@ struct PlannedServer {
 };
 
 struct PlannedPartition {
-  std::string name;                   // "gpu0" or "gpu0-1g.10gb-0": unique in the plan.
-  std::string profile;                // MIG profile; empty for the whole GPU.
-  int profile_id = 0;                 // As -lgip numbers it; meaningful with a profile.
-  int start = 0;                      // Placement, in memory units; meaningful with a profile.
+  std::string name;     // "gpu0" or "gpu0-1g.10gb-0": unique in the plan.
+  std::string profile;  // MIG profile; empty for the whole GPU.
+  int profile_id = 0;   // As -lgip numbers it; meaningful with a profile.
+  int start = 0;        // Placement, in memory units; meaningful with a profile.
   int size = 0;
-  Bytes memory;                       // What replicas can use, the board's reserve taken off.
+  Bytes memory;  // What replicas can use, the board's reserve taken off.
   int sm_count = 0;
   SharingMode mode = SharingMode::kExclusive;
   std::vector<PlannedServer> servers;  // Empty unless mode is kMps.
@@ -110,7 +117,8 @@ struct PlannedGpu {
   int sm_count = 0;
   int memory_units = 0;  // Of the board's MIG table; 0 without MIG.
   double price_usd_hour = 0;
-  std::vector<PlannedPartition> partitions;  // Ascending start; the instances not used are not there.
+  std::vector<PlannedPartition>
+      partitions;      // Ascending start; the instances not used are not there.
   std::string reason;  // Why this board, why this mode.
 };
 
@@ -134,9 +142,9 @@ struct PlannedWorkload {
 struct Strategy {
   std::string name;  // "exclusive", "streams", "time-slicing", "mps", "mig", "chosen"
   bool feasible = false;
-  int gpus = 0;                // Needed when feasible.
+  int gpus = 0;  // Needed when feasible.
   double cost_month_usd = 0;
-  std::string isolation;       // The level that every pair of tenants gets: an Isolation name.
+  std::string isolation;  // The level that every pair of tenants gets: an Isolation name.
   std::optional<double> latency_ms_p50;  // Worst replica.
   std::optional<double> latency_ms_p99;
   // Replicas that fit on the chosen plan's GPUs under this mode alone.
@@ -159,6 +167,7 @@ struct Change {
   std::string from;  // Partition names; empty where there is none.
   std::string to;
 };
+const EnumWords<Change::Kind>& ChangeKindWords();
 std::string_view ChangeKindName(Change::Kind kind);  // "keep", "move", "add", "remove"
 
 struct PlanSummary {
@@ -180,16 +189,20 @@ struct Plan {
   std::vector<PlannedWorkload> workloads;
   std::vector<Strategy> strategies;
   std::vector<Rejection> rejections;
-  std::vector<Change> changes;        // Empty without a current state.
-  std::vector<std::string> warnings;  // What the reader must know: scaled figures, nothing enforced.
-  std::string calibration;            // Where interference figures come from.
+  std::vector<Change> changes;  // Empty without a current state.
+  std::vector<std::string>
+      warnings;             // What the reader must know: scaled figures, nothing enforced.
+  std::string calibration;  // Where interference figures come from.
 };
 
 inline constexpr double kHoursPerMonth = 730;  // 8,760 hours a year over 12.
 
+// Amounts of memory are written in MiB: what a replica needs rounded up, what there is rounded
+// down.
 nlohmann::ordered_json PlanToJson(const Plan& plan);
-// Strict: unknown keys, a wrong version and broken references (a replica's server or workload that
-// isn't there) fail with kInvalid.
+// Strict: unknown keys, a wrong version and broken references fail with kInvalid: a replica's
+// server or workload that isn't there, a name that occurs twice, a workload whose replicas aren't
+// all placed.
 Result<Plan> ParsePlan(std::string_view text, std::string_view source);
 
 }  // namespace sublet
