@@ -370,6 +370,30 @@ std::vector<Finding> CheckLines(const SourceFile& file) {
   return findings;
 }
 
+std::vector<Finding> CheckDocumentPaths(const SourceFile& file,
+                                        const std::function<bool(const std::string&)>& exists) {
+  static const std::regex kPath(R"(`((?:src|sim|docs|data|tests|examples|cmake|web)/[\w./-]*)`)");
+  static const std::regex kLink(R"(\]\(([\w./-]+)(?:#[\w-]*)?\))");
+  if (!file.path.ends_with(".md")) return {};
+  const std::string folder = file.path.substr(0, file.path.rfind('/') + 1);
+  std::vector<Finding> findings;
+  const std::vector<std::string_view> lines = Lines(file.text);
+  const auto check = [&](std::size_t i, const std::regex& pattern) {
+    const std::string line(lines[i]);
+    for (std::sregex_iterator it(line.begin(), line.end(), pattern), end; it != end; ++it) {
+      const std::string path = (*it)[1];
+      if (path.find("...") != std::string::npos || exists(path) || exists(folder + path)) continue;
+      findings.push_back(
+          {file.path, static_cast<int>(i) + 1, fmt::format("no such file: {}", path)});
+    }
+  };
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    check(i, kPath);
+    check(i, kLink);
+  }
+  return findings;
+}
+
 std::vector<Finding> CheckName(std::string_view path) {
   static const std::regex kVague(R"((^|_|-)(utils?|helpers?|common|misc)(_|-|\.|$))");
   std::vector<Finding> findings;

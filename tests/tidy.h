@@ -13,6 +13,7 @@
 // Thread safety: no shared state.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -68,6 +69,10 @@ std::vector<Finding> CheckUnorderedIteration(const SourceFile& file);
 // Lines over 100 columns (code only), unfinished-work markers, paths of somebody's machine, tabs in
 // code, blanks at the end of lines.
 std::vector<Finding> CheckLines(const SourceFile& file);
+// Markdown: `src/...` and other paths from the root in backquotes, and relative links. `exists`
+// tells whether a path from the root is there. Text with <, * or … in it is a pattern, not a path.
+std::vector<Finding> CheckDocumentPaths(const SourceFile& file,
+                                        const std::function<bool(const std::string&)>& exists);
 // File names that say nothing: *utils*, *helpers*, *common*; blanks in names.
 std::vector<Finding> CheckName(std::string_view path);
 

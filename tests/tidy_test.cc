@@ -192,6 +192,16 @@ TEST(TidySample, FindsBadLines) {
   EXPECT_THAT(CheckLines({"a.cc", "\tx \n"}), SizeIs(2));
 }
 
+TEST(TidySample, FindsPathsThatAreNotThere) {
+  const auto exists = [](const std::string& path) {
+    return path == "src/a.h" || path == "docs/b.md";
+  };
+  const std::string text = "`src/a.h` [b](b.md#top) `src/<module>/` `src/model/...`\n";
+  EXPECT_THAT(CheckDocumentPaths({"docs/x.md", text}, exists), IsEmpty());
+  EXPECT_THAT(CheckDocumentPaths({"docs/x.md", "`src/c.h`"}, exists), SizeIs(1));
+  EXPECT_THAT(CheckDocumentPaths({"x.md", "[b](b.md)"}, exists), SizeIs(1));
+}
+
 TEST(TidySample, FindsNamesThatSayNothing) {
   EXPECT_THAT(CheckName("src/plan/plan_utils.h"), SizeIs(1));
   EXPECT_THAT(CheckName("src/plan/helpers.cc"), SizeIs(1));
@@ -252,6 +262,16 @@ TEST(TidyRepository, NoHashOrderReachesOutput) {
 
 TEST(TidyRepository, LinesAreClean) {
   EXPECT_THAT(FindAll([](const SourceFile&) { return true; }, CheckLines), IsEmpty());
+}
+
+TEST(TidyRepository, DocumentsNameFilesThatExist) {
+  EXPECT_THAT(FindAll([](const SourceFile&) { return true; },
+                      [](const SourceFile& file) {
+                        return CheckDocumentPaths(file, [](const std::string& path) {
+                          return fs::exists(kRoot / path) || path.starts_with("web/dist");
+                        });
+                      }),
+              IsEmpty());
 }
 
 TEST(TidyRepository, NamesSayWhatIsInside) {
