@@ -273,6 +273,12 @@ void ObjectReader::Reject(std::string_view key, std::string message, std::string
   SetError(FailAt(field != nullptr ? *field : node_, std::move(message), std::move(hint)).value());
 }
 
+void ObjectReader::RejectMissing(std::string message, std::string hint) {
+  if (!error_ && !missing_) {
+    missing_ = FailAt(node_, std::move(message), std::move(hint)).value();
+  }
+}
+
 Status ObjectReader::Finish() {
   if (error_) return tl::unexpected<Error>(*error_);
   // An unknown key goes before a missing one, because it is often that one, mistyped.

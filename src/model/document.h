@@ -70,8 +70,8 @@ struct Node {
   std::vector<Node> items;                           // kSequence
   std::vector<std::pair<std::string, Node>> fields;  // kMap, in the order of the text
 
-  // Defaulted, in the .cc file: `fields` holds pairs of this type, which is not complete here, and a
-  // strict compiler (clang) looks at a pair's constructors as soon as it sees these.
+  // Defaulted, in the .cc file: `fields` holds pairs of this type, which is not complete here, and
+  // a strict compiler (clang) looks at a pair's constructors as soon as it sees these.
   Node();
   Node(const Node&);
   Node(Node&&) noexcept;
@@ -170,6 +170,10 @@ class ObjectReader {
 
   // Records an error of the codec's own, at the field `key` if it is there, else at the object.
   void Reject(std::string_view key, std::string message, std::string hint = {});
+
+  // Records that something is missing that more than one key could give. As for a required key, an
+  // unknown key is reported before it.
+  void RejectMissing(std::string message, std::string hint = {});
 
   // The first error; otherwise an error for the first key that nobody asked for.
   Status Finish();

@@ -2,7 +2,8 @@
 //
 // What somebody wants to run: the GPUs they may use, their tenants, and their workloads.
 //
-// A Fleet is read from a versioned YAML file (docs/formats/fleet.md, docs/formats/fleet.schema.json):
+// A Fleet is read from a versioned YAML file (docs/formats/fleet.md,
+// docs/formats/fleet.schema.json):
 //
 //   version: sublet.fleet/v1
 //   name: four-7b
@@ -25,6 +26,7 @@
 // Thread safety: values; nothing is shared.
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <optional>
 #include <string>
@@ -38,8 +40,10 @@
 namespace sublet {
 
 inline constexpr std::string_view kFleetVersion = "sublet.fleet/v1";
-inline constexpr int kReplicasMax = 100'000;    // Of the whole fleet; the planner's tested range.
-inline constexpr int kWorkloadsMax = 2'000;     // Distinct workloads; the planner's tested range.
+// What ReadFile() takes: 2,000 workloads with generous commands and comments have 2 MB.
+inline constexpr std::size_t kFleetBytesMax = 16u << 20;
+inline constexpr int kReplicasMax = 100'000;  // Of the whole fleet; the planner's tested range.
+inline constexpr int kWorkloadsMax = 2'000;   // Distinct workloads; the planner's tested range.
 
 // GPUs that a plan may use. Without any, the plan is for the node that is given or inspected.
 struct GpuPool {
@@ -51,15 +55,17 @@ struct GpuPool {
 // Enough of a transformer to know its memory. All counts; tokens are per sequence.
 struct ModelShape {
   double parameters = 0;
-  std::string dtype = "bf16";     // fp32, tf32, bf16, fp16, fp8, int8, int4, fp4, nvfp4, mxfp4
-  int layers = 0;                 // 0: no KV cache (an encoder, a vision model).
+  std::string dtype = "bf16";  // fp32, tf32, bf16, fp16, fp8, int8, int4, fp4, nvfp4, mxfp4
+  int layers = 0;              // 0: no KV cache (an encoder, a vision model).
   int heads = 0;
-  int kv_heads = 0;               // Absent in the file: as heads.
-  int head_dim = 0;               // Absent in the file: hidden_size / heads.
-  int hidden_size = 0;            // Absent in the file: heads * head_dim.
-  std::string kv_dtype;           // Absent in the file: as dtype, at least one byte (fp8).
+  int kv_heads = 0;     // Absent in the file: as heads.
+  int head_dim = 0;     // Absent in the file: hidden_size / heads.
+  int hidden_size = 0;  // Absent in the file: heads * head_dim.
+  // Absent in the file: fp32 for fp32 and tf32, otherwise 16 bits, because inference engines keep
+  // the cache in the type they compute in unless told otherwise: quantised weights don't shrink it.
+  std::string kv_dtype;
   int context_tokens = 0;
-  int concurrency = 1;            // Sequences in flight at once.
+  int concurrency = 1;  // Sequences in flight at once.
 };
 
 // The parts of EstimateMemory(); the CUDA context is not among them, because it depends on the
@@ -71,10 +77,24 @@ struct MemoryEstimate {
   Bytes Total() const { return weights + kv_cache + activations; }
 };
 
+// A data type of weights or of a KV cache.
+struct ModelDtype {
+  std::string_view name;
+  double bits = 0;  // Of one value, its part of the block scales included.
+};
+const std::vector<ModelDtype>& ModelDtypes();
+
+// Fills in what the file may leave out: kv_heads, head_dim, hidden_size, kv_dtype.
+ModelShape Completed(ModelShape model);
+
 // weights = parameters * bytes(dtype), with block scales where the type has them (4.25 bits for
 // mxfp4, 4.5 for nvfp4);
 // kv_cache = 2 * layers * kv_heads * head_dim * bytes(kv_dtype) * context_tokens * concurrency;
-// activations: see docs/formats/fleet.md for the formula and its sources.
+// activations = 22 * tokens of a batch * hidden_size * bytes of the computing type, or a fifth of
+// the weights where no hidden size is known. docs/formats/fleet.md has the sources and the limits.
+//
+// Each part is rounded up to a MiB. REQUIRES: dtype and kv_dtype are among ModelDtypes(), kv_dtype
+// may be empty.
 MemoryEstimate EstimateMemory(const ModelShape& model);
 
 // A point of a measured profile: at this share of the reference GPU's SMs the workload runs at
@@ -87,13 +107,15 @@ struct SpeedPoint {
 // How a workload uses a GPU while it works on a request, in percent of the whole `measured_on`
 // board.
 struct ComputeNeed {
-  // Below this many SMs the workload gets slower, in proportion. Ignored where `profile` is given.
+  // Below this many SMs the workload gets slower, in proportion. Where the file gives a `profile`
+  // instead: its first point of full speed.
   double sm_percent = 100;
-  // Part of the memory bandwidth it uses while it runs. Absent in the file: 100 for a workload whose
-  // model has a KV cache (decoding reads every weight for each token), else as sm_percent.
+  // Part of the memory bandwidth it uses while it runs. Absent in the file: 100 for a workload
+  // whose model has a KV cache (decoding reads every weight for each token), else as sm_percent.
   double bandwidth_percent = 100;
-  std::vector<SpeedPoint> profile;  // Ascending sm_percent; empty: linear up to sm_percent.
-  std::string measured_on;          // Catalogue name; empty: the figures hold on every board.
+  // Ascending in both, the last point is {100, 1}; empty: linear up to sm_percent.
+  std::vector<SpeedPoint> profile;
+  std::string measured_on;  // Catalogue name; empty: the figures hold on every board.
 };
 
 struct Load {
@@ -110,17 +132,19 @@ struct LatencyTarget {
 };
 
 struct Workload {
-  std::string name;    // [a-z0-9]([-a-z0-9.]*[a-z0-9])?, at most 63: fit for Kubernetes and systemd.
+  // At most 63 of a-z, 0-9, '-' and '.', a letter or digit at both ends and beside every dot: fit
+  // for Kubernetes and systemd. So are the names of tenants and of the fleet.
+  std::string name;
   std::string tenant;  // Absent in the file: "default".
   int replicas = 1;
-  Bytes memory;           // Of one replica, without the CUDA context.
-  std::string memory_how; // "given", or "13.0 GiB weights + 2.0 GiB KV cache + ..."
+  Bytes memory;            // Of one replica, without the CUDA context.
+  std::string memory_how;  // "given", or "13.0 GiB weights + 2.0 GiB KV cache + ..."
   ComputeNeed compute;
   std::optional<Load> load;  // Absent: it may be busy all the time.
   LatencyTarget latency;     // Needs `load` (its service_ms): ParseFleet refuses it otherwise.
-  Isolation isolation = Isolation::kNone;
-  EngineCounts engines;      // Media engines it must have: decoder, encoder, jpeg, ofa. Copy stays 0.
-  int priority = 0;          // -100..100; larger is more important. Placed first, moved last.
+  Isolation isolation = Isolation::kNone;  // At least its tenant's.
+  EngineCounts engines;  // Media engines it must have: decoder, encoder, jpeg, ofa. Copy stays 0.
+  int priority = 0;      // -100..100; larger is more important. Placed first, moved last.
   std::vector<std::string> command;
   std::string image;
   std::map<std::string, std::string> env;
@@ -134,7 +158,9 @@ struct Tenant {
 struct Fleet {
   std::string name;
   std::vector<GpuPool> gpus;
-  std::vector<Tenant> tenants;  // Every tenant a workload names; declared ones first.
+  // Every tenant a workload names; declared ones first. A file that declares tenants must declare
+  // all that it names but "default": a mistyped tenant would lose the isolation that it demands.
+  std::vector<Tenant> tenants;
   std::vector<Workload> workloads;
 
   int ReplicaCount() const;
