@@ -48,6 +48,17 @@ bool ComesFirst(std::uint64_t a, std::uint64_t b) {
 
 }  // namespace
 
+std::string DescribeCounts(const Board& board, const ProfileCounts& counts) {
+  std::string text;
+  for (std::size_t p = 0; p < counts.size(); ++p) {
+    if (counts[p] == 0) continue;
+    if (!text.empty()) text += " + ";
+    if (counts[p] > 1) text += fmt::format("{}x ", counts[p]);
+    text += board.profiles[p].name;
+  }
+  return text.empty() ? "nothing" : text;
+}
+
 std::size_t GeometryTable::CountsHash::operator()(const ProfileCounts& counts) const {
   // FNV-1a over the counts; they are small, so a byte of each is all there is.
   std::uint64_t hash = 14695981039346656037u;
@@ -257,17 +268,6 @@ const Geometry* GeometryTable::Place(const ProfileCounts& counts) const {
   CHECK(counts.size() == board_.profiles.size());
   const Range* range = Find(counts);
   return range == nullptr ? nullptr : &range->canonical;
-}
-
-std::string GeometryTable::Describe(const ProfileCounts& counts) const {
-  std::string text;
-  for (std::size_t p = 0; p < counts.size(); ++p) {
-    if (counts[p] == 0) continue;
-    if (!text.empty()) text += " + ";
-    if (counts[p] > 1) text += fmt::format("{}x ", counts[p]);
-    text += board_.profiles[p].name;
-  }
-  return text.empty() ? "nothing" : text;
 }
 
 // What a multiset needs too much of, whatever the placement; empty where sums and limits hold.

@@ -47,6 +47,9 @@ inline constexpr std::size_t kGeometriesMax = 1'000'000;
 // How many instances of each of Board::profiles; has that length.
 using ProfileCounts = std::vector<int>;
 
+// "2x 1g.10gb + 3g.40gb", in the board's order; "nothing" for the empty multiset.
+std::string DescribeCounts(const Board& board, const ProfileCounts& counts);
+
 struct PlacedInstance {
   int profile = 0;  // Index into Board::profiles.
   int start = 0;    // First memory unit.
@@ -123,8 +126,7 @@ class GeometryTable {
   Result<Transition> Reach(const std::vector<CurrentInstance>& current,
                            const ProfileCounts& target) const;
 
-  // "2x 1g.10gb + 3g.40gb", in the board's order; "nothing" for the empty multiset.
-  std::string Describe(const ProfileCounts& counts) const;
+  std::string Describe(const ProfileCounts& counts) const { return DescribeCounts(board_, counts); }
 
  private:
   // A set of placements, as bits: the i-th lowest bit is placements_[i].
