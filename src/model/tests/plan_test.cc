@@ -9,6 +9,9 @@
 #include <random>
 #include <set>
 
+#include "base/files.h"
+#include "model/document.h"
+
 namespace sublet {
 namespace {
 
@@ -208,6 +211,17 @@ TEST(PlanTest, EveryPlanReadsBackAsItWasWritten) {
       ASSERT_EQ(PlanToJson(*read).dump(indent), text) << "seed " << seed;
     }
   }
+}
+
+// The same file is held to docs/formats/plan.schema.json by schema_test.py.
+TEST(PlanTest, TheSamplePlanIsWrittenAsItIsRead) {
+  const Result<std::string> text =
+      ReadFile(SUBLET_SOURCE_DIR "/src/model/tests/data/sample-plan.json", kDocumentBytesMax);
+  ASSERT_TRUE(text);
+  const Result<Plan> plan = ParsePlan(*text, "sample-plan.json");
+  ASSERT_TRUE(plan) << plan.error().message;
+  EXPECT_EQ(PlanToJson(*plan).dump(2) + "\n", *text);
+  EXPECT_EQ(plan->gpus.at(0).partitions.at(0).replicas.at(1).memory_limit, 6144_MiB);
 }
 
 TEST(PlanTest, ATruncatedPlanIsAlwaysRefused) {

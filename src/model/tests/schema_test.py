@@ -1,0 +1,132 @@
+"""Holds docs/formats/*.schema.json to the readers and to the files that they describe.
+
+The keys of each schema are compared with those that the C++ reader asks for, so that a field that is
+added to one and not to the other fails here. Exits with 77 (skipped) where the packages are missing.
+"""
+
+import copy
+import json
+import pathlib
+import re
+import sys
+import unittest
+
+try:
+    import jsonschema
+    import yaml
+except ImportError as error:
+    print(f"skipped: {error} (Debian: python3-jsonschema, python3-yaml)")
+    sys.exit(77)
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+def schema(name):
+    return json.loads((ROOT / f"docs/formats/{name}.schema.json").read_text())
+
+
+def errors(validator, document):
+    return [error.message for error in validator.iter_errors(document)]
+
+
+def keys_in_reader(path):
+    """The keys that each ObjectReader of a C++ file asks for: {"workload": ({required}, {all})}."""
+    text = (ROOT / path).read_text()
+    readers = {}
+    for block in re.split(r"ObjectReader in\(node, ", text)[1:]:
+        what = re.match(r'"([^"]+)"', block).group(1)
+        body = block[: block.index("in.Finish()")]
+        required = set(re.findall(r'in\.Required(?:List|Enum)?\(\s*"(\w+)"', body))
+        optional = set(re.findall(r'in\.Optional(?:List|Enum)?\(\s*"(\w+)"', body))
+        if "in.Version(" in body:
+            required.add("version")
+        readers[what] = (required, required | optional)
+    return readers
+
+
+class Schemas(unittest.TestCase):
+    def setUp(self):
+        self.fleet = jsonschema.Draft202012Validator(schema("fleet"))
+        self.plan = jsonschema.Draft202012Validator(schema("plan"))
+        self.sample = json.loads((ROOT / "src/model/tests/data/sample-plan.json").read_text())
+
+    def test_the_schemas_are_schemas(self):
+        for name in ("fleet", "plan"):
+            jsonschema.Draft202012Validator.check_schema(schema(name))
+
+    def test_the_keys_are_those_of_the_readers(self):
+        for name, path in (("fleet", "fleet.cc"), ("plan", "plan_reader.cc")):
+            root = schema(name)
+            described = {**root["$defs"], name: root}
+            for what, (required, known) in keys_in_reader(f"src/model/{path}").items():
+                if what == "workload" and name == "fleet":
+                    known |= {"memory", "model"}  # Read by ReadNeed().
+                what = what.replace(" ", "-")
+                with self.subTest(f"{name}: {what}"):
+                    self.assertEqual(set(described[what]["properties"]), known)
+                    self.assertEqual(set(described[what].get("required", [])), required)
+
+    def test_a_written_plan_is_valid(self):
+        self.assertEqual(errors(self.plan, self.sample), [])
+
+    def test_a_plan_with_a_key_more_or_less_is_not(self):
+        optional = {"memory_limit_mib", "sm_percent", "server", "latency_ms_p50", "latency_ms_p99",
+                    "headroom_percent", "latency_ms_p50_target", "latency_ms_p99_target"}
+        for path in ([], ["summary"], ["gpus", 0], ["gpus", 0, "partitions", 0],
+                     ["gpus", 0, "partitions", 0, "servers", 0],
+                     ["gpus", 0, "partitions", 0, "replicas", 0],
+                     ["gpus", 0, "partitions", 0, "replicas", 0, "prediction"],
+                     ["gpus", 0, "partitions", 0, "replicas", 0, "enforcement", 0],
+                     ["workloads", 0], ["strategies", 0], ["rejections", 0], ["changes", 0]):
+            def at(document):
+                for step in path:
+                    document = document[step]
+                return document
+            more = copy.deepcopy(self.sample)
+            at(more)["unknown"] = 1
+            self.assertTrue(errors(self.plan, more), path)
+            for key in at(self.sample):
+                less = copy.deepcopy(self.sample)
+                del at(less)[key]
+                self.assertEqual(bool(errors(self.plan, less)), key not in optional, (path, key))
+
+    def test_fleet_files_of_the_repository_are_valid(self):
+        found = 0
+        for path in sorted([*ROOT.glob("examples/**/*.yaml"), *ROOT.glob("src/model/fuzz/corpus/fleet_fuzz/*")]):
+            document = yaml.safe_load(path.read_text())
+            if not isinstance(document, dict) or document.get("version") != "sublet.fleet/v1":
+                continue
+            found += 1
+            with self.subTest(str(path)):
+                self.assertEqual(errors(self.fleet, numbers(document)), [])
+        self.assertGreaterEqual(found, 2)
+
+    def test_wrong_fleets_are_refused(self):
+        good = {"version": "sublet.fleet/v1", "name": "x", "workloads": [{"name": "a", "memory": "2GiB"}]}
+        self.assertEqual(errors(self.fleet, good), [])
+        load = {"requests_per_second": 1, "service_ms": 5}
+        for change in ({"replicas": 0}, {"replcas": 1}, {"model": {"parameters": 7e9}}, {"memory": "2 GB or so"},
+                       {"memory": 20}, {"latency": {"p99_ms": 5}}, {"latency": {}, "load": load},
+                       {"isolation": "total"}, {"priority": 101}, {"engines": {"copy": 1}},
+                       {"env": {"A=B": "x"}}, {"tenant": "A"}, {"load": {"service_ms": 5}},
+                       {"compute": {"sm_percent": 5, "profile": [{"sm_percent": 100, "speed": 1}]}}):
+            bad = copy.deepcopy(good)
+            bad["workloads"][0].update(change)
+            self.assertTrue(errors(self.fleet, bad), change)
+        for key in ("version", "name", "workloads"):
+            self.assertTrue(errors(self.fleet, {k: v for k, v in good.items() if k != key}), key)
+
+
+def numbers(value):
+    """PyYAML follows YAML 1.1, where 7e9 is text; our reader and YAML 1.2 take it as a number."""
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [numbers(item) for item in value]
+    if isinstance(value, str) and re.fullmatch(r"[0-9.]+e[0-9]+", value):
+        return float(value)
+    return value
+
+
+if __name__ == "__main__":
+    unittest.main()
