@@ -3,79 +3,54 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <utility>
 
 namespace sublet {
 namespace nvml {
 
 std::string_view ReturnName(Return code) {
-  switch (code) {
-    case kSuccess:
-      return "success";
-    case kUninitialized:
-      return "nvml is not initialised";
-    case kInvalidArgument:
-      return "invalid argument";
-    case kNotSupported:
-      return "not supported";
-    case kNoPermission:
-      return "no permission";
-    case kAlreadyInitialized:
-      return "already initialised";
-    case kNotFound:
-      return "not found";
-    case kInsufficientSize:
-      return "insufficient size";
-    case kInsufficientPower:
-      return "insufficient power";
-    case kDriverNotLoaded:
-      return "driver is not loaded";
-    case kTimeout:
-      return "timeout";
-    case kIrqIssue:
-      return "interrupt issue";
-    case kLibraryNotFound:
-      return "library not found";
-    case kFunctionNotFound:
-      return "function not found";
-    case kCorruptedInforom:
-      return "corrupted inforom";
-    case kGpuIsLost:
-      return "gpu is lost";
-    case kResetRequired:
-      return "gpu needs a reset";
-    case kOperatingSystem:
-      return "blocked by the operating system";
-    case kLibRmVersionMismatch:
-      return "driver and library versions differ";
-    case kInUse:
-      return "in use";
-    case kMemory:
-      return "insufficient memory";
-    case kNoData:
-      return "no data";
-    case kVgpuEccNotSupported:
-      return "vgpu not supported with ecc";
-    case kInsufficientResources:
-      return "insufficient resources";
-    case kFreqNotSupported:
-      return "frequency not supported";
-    case kArgumentVersionMismatch:
-      return "argument version mismatch";
-    case kDeprecated:
-      return "deprecated";
-    case kNotReady:
-      return "not ready";
-    case kGpuNotFound:
-      return "no gpu found";
-    case kInvalidState:
-      return "invalid state";
-    case kResetTypeNotSupported:
-      return "reset type not supported";
-    case kUnknown:
-      return "unknown error";
-  }
-  return "unknown error";
+  struct Row {
+    Return code;
+    std::string_view name;
+  };
+  constexpr std::array<Row, 32> kRows{{
+      {kSuccess, "success"},
+      {kUninitialized, "nvml is not initialised"},
+      {kInvalidArgument, "invalid argument"},
+      {kNotSupported, "not supported"},
+      {kNoPermission, "no permission"},
+      {kAlreadyInitialized, "already initialised"},
+      {kNotFound, "not found"},
+      {kInsufficientSize, "insufficient size"},
+      {kInsufficientPower, "insufficient power"},
+      {kDriverNotLoaded, "driver is not loaded"},
+      {kTimeout, "timeout"},
+      {kIrqIssue, "interrupt issue"},
+      {kLibraryNotFound, "library not found"},
+      {kFunctionNotFound, "function not found"},
+      {kCorruptedInforom, "corrupted inforom"},
+      {kGpuIsLost, "gpu is lost"},
+      {kResetRequired, "gpu needs a reset"},
+      {kOperatingSystem, "blocked by the operating system"},
+      {kLibRmVersionMismatch, "driver and library versions differ"},
+      {kInUse, "in use"},
+      {kMemory, "insufficient memory"},
+      {kNoData, "no data"},
+      {kVgpuEccNotSupported, "vgpu not supported with ecc"},
+      {kInsufficientResources, "insufficient resources"},
+      {kFreqNotSupported, "frequency not supported"},
+      {kArgumentVersionMismatch, "argument version mismatch"},
+      {kDeprecated, "deprecated"},
+      {kNotReady, "not ready"},
+      {kGpuNotFound, "no gpu found"},
+      {kInvalidState, "invalid state"},
+      {kResetTypeNotSupported, "reset type not supported"},
+      {kUnknown, "unknown error"},
+  }};
+  const auto row = std::ranges::find(kRows, code, &Row::code);
+  return row == kRows.end() ? "unknown error" : row->name;
 }
 
 namespace {

@@ -250,24 +250,60 @@ std::string Processes(const Inventory& node, TableStyle style) {
   return grid.empty() ? "" : Section("Processes", grid.Text("  ", style), style);
 }
 
-std::string LinkCell(const GpuLink& link) {
-  if (link.nvlinks.value_or(0) > 0) {
-    return fmt::format("{}x{}", *link.nvlinks, link.nvswitch ? "NVSwitch" : "NVLink");
+// The words of `nvidia-smi topo -m`.
+std::string_view ShortName(PciPath path) {
+  switch (path) {
+    case PciPath::kSameBoard:
+      return "PSB";
+    case PciPath::kOneSwitch:
+      return "PIX";
+    case PciPath::kSwitches:
+      return "PXB";
+    case PciPath::kHostBridge:
+      return "PHB";
+    case PciPath::kNumaNode:
+      return "NODE";
+    case PciPath::kSystem:
+      break;
   }
-  return link.pci_path ? std::string(PciPathName(*link.pci_path)) : "?";
+  return "SYS";
+}
+
+std::string_view Meaning(std::string_view cell) {
+  if (cell.starts_with("NV")) return "that many NVLinks";
+  if (cell == "PSB") return "on one board";
+  if (cell == "PIX") return "through one PCIe switch";
+  if (cell == "PXB") return "through several PCIe switches";
+  if (cell == "PHB") return "through a PCIe host bridge";
+  if (cell == "NODE") return "between host bridges of one NUMA node";
+  if (cell == "SYS") return "across NUMA nodes";
+  return "not told";
+}
+
+std::string LinkCell(const GpuLink& link) {
+  if (link.nvlinks.value_or(0) > 0) return fmt::format("NV{}", *link.nvlinks);
+  return link.pci_path ? std::string(ShortName(*link.pci_path)) : "?";
+}
+
+std::string LinkLegend(const Inventory& node) {
+  std::map<std::string, int> pairs;
+  bool nvswitch = false;
+  for (const GpuLink& link : node.links) {
+    ++pairs[LinkCell(link)];
+    nvswitch = nvswitch || link.nvswitch;
+  }
+  std::string legend;
+  for (const auto& [cell, count] : pairs) {
+    legend += fmt::format("  {:<4}  {} pair{}, {}{}\n", cell, count, count == 1 ? "" : "s",
+                          Meaning(cell), nvswitch && cell.starts_with("NV") ? ", by NVSwitch" : "");
+  }
+  return legend;
 }
 
 std::string Links(const Inventory& node, TableStyle style) {
   if (node.links.empty()) return {};
-  // Sixteen GPUs and more don't fit 100 columns as a matrix.
-  constexpr std::size_t kMatrixGpusMax = 8;
-  if (node.gpus.size() > kMatrixGpusMax) {
-    std::map<std::string, int> pairs;
-    for (const GpuLink& link : node.links) ++pairs[LinkCell(link)];
-    std::string body;
-    for (const auto& [cell, count] : pairs) body += fmt::format("  {} pairs: {}\n", count, cell);
-    return Section("Links", body, style);
-  }
+  constexpr std::size_t kMatrixGpusMax = 14;  // More columns don't fit.
+  if (node.gpus.size() > kMatrixGpusMax) return Section("Links", LinkLegend(node), style);
   std::map<std::pair<int, int>, std::string> cells;
   for (const GpuLink& link : node.links) {
     cells[{link.a, link.b}] = cells[{link.b, link.a}] = LinkCell(link);
@@ -283,7 +319,7 @@ std::string Links(const Inventory& node, TableStyle style) {
     }
     grid.Add(std::move(line));
   }
-  return Section("Links", grid.Text("  ", style), style);
+  return Section("Links", grid.Text("  ", style) + LinkLegend(node), style);
 }
 
 std::string Daemons(const Inventory& node, TableStyle style) {
