@@ -1,13 +1,13 @@
-// One HTML file out of Vite's bundle: the script and the style sheet go into the page, and a content
-// security policy goes on top of it.
+// One HTML file out of Vite's bundle: the script and the style sheet go into the page, and a
+// content security policy goes on top of it.
 //
 // The policy names the script by its hash and allows no request at all. So even text that found its
 // way into the page as markup could neither run nor phone home.
 import { createHash } from "node:crypto";
 import type { Plugin } from "vite";
 
-// What stands in a <script> must not contain its end. In a string the backslash changes nothing, and
-// outside of strings neither sequence occurs.
+// What stands in a <script> must not contain its end. In a string the backslash changes nothing,
+// and outside of strings neither sequence occurs.
 function scriptText(code: string): string {
   return `\n${code.trim().replaceAll("</script", "<\\/script").replaceAll("<!--", "<\\!--")}\n`;
 }

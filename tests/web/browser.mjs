@@ -1,7 +1,8 @@
 // A headless Chromium for the tests, and pages opened in it that write down what goes wrong.
 //
-// SUBLET_WEB_APP names the folder whose node_modules has playwright-core, WRITE_REPORT the program that
-// turns a plan's JSON into a report; CMake sets both. CHROMIUM may name another browser than Debian's.
+// SUBLET_WEB_APP names the folder whose node_modules has playwright-core, WRITE_REPORT the program
+// that turns a plan's JSON into a report; CMake sets both. CHROMIUM may name another browser than
+// Debian's.
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";

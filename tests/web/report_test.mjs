@@ -1,5 +1,6 @@
-// The plan report as a browser shows it: the right figures at the right places, for one GPU with forty
-// clients as for 180 GPUs, in both themes, on a wide and a narrow window, on paper and by keyboard.
+// The plan report as a browser shows it: the right figures at the right places, for one GPU with
+// forty clients as for 180 GPUs, in both themes, on a wide and a narrow window, on paper and by
+// keyboard.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
@@ -208,7 +209,7 @@ test("a MIG instance lies at its placement, and what is free between shows", asy
   });
 });
 
-test("the plot puts p99 before the target where it is kept and past it where it is not", async () => {
+test("the plot puts a kept p99 before its target and a missed one past it", async () => {
   const plan = readSample("mig-nested");
   await withReport(plan, {}, async (page) => {
     await page.locator("#latency .plot svg").waitFor();

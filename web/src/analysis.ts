@@ -51,8 +51,9 @@ export function headline(plan: Plan): Headline {
     sentence: `${replicas} ${one ? "runs on" : shares} ${plural(summary.gpus, "GPU")}`,
     saving:
       alone && saved >= 0.005
-        ? `A GPU for each would be ${plural(alone.gpus, "GPU")} and ${dollars(alone.cost_month_usd)} ` +
-          `a month: this saves ${dollars(saved)}, or ${percent((100 * saved) / alone.cost_month_usd)}.`
+        ? `A GPU for each would be ${plural(alone.gpus, "GPU")} and ` +
+          `${dollars(alone.cost_month_usd)} a month: this saves ${dollars(saved)}, ` +
+          `or ${percent((100 * saved) / alone.cost_month_usd)}.`
         : "",
     verdict: capitalised(summary.verdict),
     bound:
@@ -179,8 +180,8 @@ export interface RejectionGroup {
   workloads: string[];
 }
 
-// Rejections with the same words for the same mode become one; the modes in the order of their first
-// rejection, the widest-reaching reason first.
+// Rejections with the same words for the same mode become one; the modes in the order of their
+// first rejection, the widest-reaching reason first.
 export function groupRejections(rejections: readonly Rejection[]): RejectionGroup[] {
   const groups = new Map<string, RejectionGroup>();
   for (const { workload, mode, reason } of rejections) {

@@ -1,5 +1,5 @@
-// Elements in one line each. Text only ever becomes a text node, never markup: what stands in a plan
-// was written by somebody else.
+// Elements in one line each. Text only ever becomes a text node, never markup: what stands in a
+// plan was written by somebody else.
 
 export type Child = Node | string | undefined | false;
 type Attributes = Record<string, string | number | boolean | undefined>;
@@ -35,8 +35,8 @@ export function place(element: HTMLElement, percents: Record<string, number>): H
   return element;
 }
 
-// Marks what waits behind a click: `unfold` shows it, on a click or before printing, because paper has
-// nothing to click on. REQUIRES: unfold() does nothing when called again.
+// Marks what waits behind a click: `unfold` shows it, on a click or before printing, because paper
+// has nothing to click on. REQUIRES: unfold() does nothing when called again.
 export function foldable(element: HTMLElement, unfold: () => void): void {
   element.setAttribute("data-folded", "");
   element.addEventListener("unfold", () => {

@@ -1,5 +1,5 @@
-// GPUs as pictures, drawn from layout.ts: one card for each layout, with the number of GPUs that have
-// it, and the same facts as a table beneath.
+// GPUs as pictures, drawn from layout.ts: one card for each layout, with the number of GPUs that
+// have it, and the same facts as a table beneath.
 import { range, type Colouring } from "./analysis.ts";
 import { h, disclosure, place, type Child } from "./dom.ts";
 import {
@@ -106,7 +106,9 @@ function drawing(group: GpuGroup, context: GpuContext): HTMLElement {
     {
       class: "drawing",
       role: "group",
-      "aria-label": `${boardName(gpu.board)}, memory from left to right, ${memory(gpu.memory_mib)} in all. Arrow keys move between the replicas.`,
+      "aria-label":
+        `${boardName(gpu.board)}, memory from left to right, ${memory(gpu.memory_mib)} in all. ` +
+        "Arrow keys move between the replicas.",
     },
     board,
     axis,
@@ -195,6 +197,7 @@ function cellView(cell: Cell, slot: Slot, gpu: PlannedGpu, context: GpuContext):
     cell.memoryEnforced ? "" : "unenforced",
     cell.replicas.some((r) => (r.prediction.headroom_percent ?? 0) < 0) ? "missed" : "",
   ];
+  const size = `${memory(replica.memory_mib)}, ${smWords(replica)}`;
   const button = h(
     "button",
     {
@@ -202,7 +205,7 @@ function cellView(cell: Cell, slot: Slot, gpu: PlannedGpu, context: GpuContext):
       class: classes.filter((c) => c).join(" "),
       tabindex: "-1",
       "data-workload": replica.workload,
-      "aria-label": `${replicaNames(cell.replicas)}: ${memory(replica.memory_mib)}, ${smWords(replica)}`,
+      "aria-label": `${replicaNames(cell.replicas)}: ${size}`,
     },
     place(h("span", { class: "fill" }), { fill: cell.fill }),
     place(h("span", { class: "context" }), { context: cell.context }),
@@ -292,18 +295,18 @@ function explanation(cell: Cell, slot: Slot, gpu: PlannedGpu, context: GpuContex
   );
 
   const server = replica.server === undefined ? undefined : partition.servers[replica.server];
-  const place = [gpu.name, partition.profile, server && `MPS server ${server.name}`].filter(
-    (s) => s,
-  );
+  const many = cell.replicas.length > 1;
+  const where = [
+    `Tenant ${replica.tenant}`,
+    many ? boardName(gpu.board) : gpu.name,
+    partition.profile,
+    server && !many && `MPS server ${server.name}`,
+  ];
   return h(
     "div",
     {},
     h("p", { class: `title hue-${context.colours.hueOf(replica)}` }, replicaNames(cell.replicas)),
-    h(
-      "p",
-      { class: "where" },
-      `Tenant ${replica.tenant} · ${cell.replicas.length > 1 ? boardName(gpu.board) : place.join(" · ")}`,
-    ),
+    h("p", { class: "where" }, where.filter((s) => s).join(" · ")),
     facts,
     h("ul", { class: "enforcement" }, ...replica.enforcement.map(enforcementItem)),
     replica.reason !== "" && h("p", { class: "why" }, replica.reason),

@@ -1,5 +1,5 @@
-// Predicted latency against target: a line a workload, from its p50 to its p99, with the target as a
-// tick. Observable Plot draws it; it is drawn anew when the window's width changes.
+// Predicted latency against target: a line a workload, from its p50 to its p99, with the target as
+// a tick. Observable Plot draws it; it is drawn anew when the window's width changes.
 import { axisX, axisY, dot, gridX, link, plot, text, tickX } from "@observablehq/plot";
 
 import { tightestRows, type LatencyRow } from "./analysis.ts";
@@ -72,7 +72,7 @@ function draw(rows: readonly LatencyRow[], width: number): Element {
   const withP50 = rows.filter((row) => row.p50 !== undefined);
   const withP99 = rows.filter((row) => row.p99 !== undefined);
   const withTarget = rows.filter((row) => row.p99Target !== undefined);
-  return plot({
+  const chart = plot({
     width,
     height: rows.length * ROW_PX + 52,
     marginLeft,
@@ -118,6 +118,8 @@ function draw(rows: readonly LatencyRow[], width: number): Element {
       ...(narrow ? [] : [figuresBeside(rows)]),
     ],
   });
+  chart.setAttribute("role", "img");
+  return chart;
 }
 
 function figuresBeside(rows: readonly LatencyRow[]) {

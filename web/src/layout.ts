@@ -90,8 +90,8 @@ interface Client {
   replicas: PlannedReplica[];
 }
 
-// The replicas by server, in an order that depends on what they are and not on what they are called,
-// so that equal partitions come out equal.
+// The replicas by server, in an order that depends on what they are and not on what they are
+// called, so that equal partitions come out equal.
 function clientsOf(partition: PlannedPartition): Client[] {
   const rest: Client = { server: undefined, replicas: [] };
   const clients = partition.servers.map((server): Client => ({ server, replicas: [] }));
@@ -238,8 +238,8 @@ export function memoryTicks(memoryMib: number): Tick[] {
   return ticks;
 }
 
-// The largest of 1, 2, 4, 5, 8 times a power of ten that is not above `step`. Memory comes in eights,
-// so that 4 and 8 belong here.
+// The largest of 1, 2, 4, 5, 8 times a power of ten that is not above `step`. Memory comes in
+// eights, so that 4 and 8 belong here.
 function roundStep(step: number): number {
   const power = 10 ** Math.floor(Math.log10(step));
   const factor = [8, 5, 4, 2, 1].find((f) => f * power <= step * (1 + 1e-9)) ?? 1;

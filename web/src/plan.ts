@@ -1,5 +1,5 @@
-// The plan as `sublet plan --json` prints it; docs/formats/plan.md explains every field. Memory is in
-// MiB. A field that may be absent is one that the planner leaves out when it has nothing to say.
+// The plan as `sublet plan --json` prints it; docs/formats/plan.md explains every field. Memory is
+// in MiB. A field that may be absent is one that the planner leaves out when it has nothing to say.
 
 export const PLAN_VERSION = "sublet.plan/v1";
 

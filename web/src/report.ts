@@ -150,7 +150,8 @@ function gpuSection(plan: Plan): HTMLElement {
   const restGpus = rest.reduce((sum, group) => sum + group.gpus.length, 0);
   const equal =
     groups.length < plan.gpus.length
-      ? ` ${count(plan.gpus.length)} GPUs have ${plural(groups.length, "layout")}; equal ones are drawn once.`
+      ? ` ${count(plan.gpus.length)} GPUs have ${plural(groups.length, "layout")}; ` +
+        "equal ones are drawn once."
       : "";
   return section(
     "gpus",
@@ -235,7 +236,8 @@ function strategySection(plan: Plan): HTMLElement {
   return section(
     "strategies",
     "Strategies compared",
-    `What each mode alone would have given. Latency is the worst replica's; “holds” counts the replicas that fit on ${plural(plan.summary.gpus, "GPU")} of this plan under that mode.`,
+    "What each mode alone would have given. Latency is the worst replica's; “holds” counts the " +
+      `replicas that this plan's ${plural(plan.summary.gpus, "GPU")} would take under that mode.`,
     body,
   );
 }
@@ -283,7 +285,8 @@ function changeSection(plan: Plan): HTMLElement {
     .map((kind) => [kind, real.filter((change) => change.kind === kind).length] as const)
     .filter(([, n]) => n > 0)
     .map(([kind, n]) => `${count(n)} to ${kind}`);
-  const lead = `Against the current state: ${[...tally, kept === 1 ? "1 stays as it is" : `${count(kept)} stay as they are`].join(", ")}.`;
+  const stay = kept === 1 ? "1 stays as it is" : `${count(kept)} stay as they are`;
+  const lead = `Against the current state: ${[...tally, stay].join(", ")}.`;
   const end = (name: string): Child => (name === "" ? h("span", { class: "quiet" }, "–") : name);
   return section(
     "changes",
@@ -367,7 +370,8 @@ function footer(plan: Plan): HTMLElement {
     h(
       "p",
       {},
-      `Written by sublet plan, format ${plan.version}. The page is complete in itself and loads nothing.`,
+      `Written by sublet plan, format ${plan.version}. `,
+      "The page is complete in itself and loads nothing.",
     ),
   );
 }

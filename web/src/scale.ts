@@ -9,8 +9,8 @@ export interface Axis {
 // Where the slowest figure is this many times the fastest, only a logarithmic axis shows both.
 const LOG_FROM = 15;
 
-// An axis that shows all of `values`, which are above 0, with at most about `ticksMax` ticks. Linear
-// axes start at 0, so that lengths can be compared.
+// An axis that shows all of `values`, which are above 0, with at most about `ticksMax` ticks.
+// Linear axes start at 0, so that lengths can be compared.
 export function latencyAxis(values: readonly number[], ticksMax: number): Axis {
   const positive = values.filter((value) => value > 0);
   if (positive.length === 0) return { log: false, domain: [0, 1], ticks: [0, 1] };

@@ -1,6 +1,6 @@
-// Writes the sample plans beside this file: plausible, consistent with each other and with the plan's
-// format, and no planner's output. They cover what the page must be able to draw; what a plan really
-// says is the planner's matter.
+// Writes the sample plans beside this file: plausible, consistent with each other and with the
+// plan's format, and no planner's output. They cover what the page must be able to draw; what a
+// plan really says is the planner's matter.
 //
 //   node tests/web/samples/generate.mjs
 import { writeFileSync } from "node:fs";
@@ -149,9 +149,9 @@ function plan(fleet, gpus, rest) {
 }
 
 const scaled =
-  "NVIDIA H200, driver 580.159.04, 2026-11-20; scaled to a100-80gb (switch cost x1.5, contexts x1.25)";
+  "NVIDIA H200, driver 580.159.04, 2026-11-20; scaled to a100-80gb (switch x1.5, contexts x1.25)";
 const scaledWarning =
-  "nothing was measured on a100-80gb: interference figures are scaled from an H200, to the worse side";
+  "nothing was measured on a100-80gb: interference is scaled from an H200, to the worse side";
 const faultWarning =
   "one MPS server is one fault domain: a crash of chat takes code, embed and search down with it";
 
@@ -173,7 +173,7 @@ function fourSevenB() {
         target[i],
       ),
       enforcement: mpsRules(true),
-      reason: `${name} needs 30 % of the SMs for full speed and 15.8 GiB; beside the other three it still fits with room for its KV cache`,
+      reason: `${name} needs 30 % of the SMs for full speed; beside the other three it fits`,
     }),
   );
   const whole = partition("gpu0", {
@@ -187,8 +187,7 @@ function fourSevenB() {
     "four-7b",
     [
       gpu("gpu0", "a100-80gb", [whole], {
-        reason:
-          "four services of 15.8 GiB each fit in the memory of one A100-80GB, and together they keep it 82 % busy",
+        reason: "four services of 15.8 GiB each fit in the memory of one a100-80gb",
       }),
     ],
     {
@@ -319,7 +318,7 @@ function migNested() {
       server,
       enforcement: mpsRules(true),
       prediction: prediction(p99 / 6, 1.4, 0.3, p99 / 3, p99, target),
-      reason: `${tenant} trusts its own services, so they share an MPS server and nobody else is in it`,
+      reason: `${tenant} trusts its own services, so they share an MPS server`,
     });
   const single = (id, tenant, mib, p99, target) =>
     replica(id, tenant, mib, 620, {
@@ -400,8 +399,7 @@ function migNested() {
     ],
     {
       mig: true,
-      reason:
-        "bank demands hardware isolation, so the GPU is cut; the 3g takes two tenants behind MPS servers of their own",
+      reason: "bank demands hardware isolation, so the GPU is cut; two tenants share the 3g",
       node: "rack4-n2",
       index: 3,
       uuid: "GPU-5c1f3e6a-7d55-4b0e-9a43-0f8f4f1d2c77",
@@ -490,8 +488,8 @@ function migNested() {
   });
 }
 
-// 180 GPUs: a few layouts many times, as a planner that works with patterns leaves them, and a tail of
-// odd ones.
+// 180 GPUs: a few layouts many times, as a planner that works with patterns leaves them, and a tail
+// of odd ones.
 function big() {
   const tenants = ["ads", "bank", "core", "docs", "edge", "film", "game", "home", "ink", "jobs"];
   const gpus = [];
