@@ -1,7 +1,7 @@
 // Numbers as people read them. English grouping, because the report's words are English.
 
 // A figure and its unit stay on one line.
-const NBSP = "\u00a0";
+export const NBSP = "\u00a0";
 
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const oneDigit = new Intl.NumberFormat("en-US", { maximumFractionDigits: 1 });

@@ -179,6 +179,6 @@ describe("small readings of a plan", () => {
   it("name the boards, most frequent first", () => {
     const made = plan([]);
     made.summary.gpus_by_board = { l4: 2, "a100-80gb": 31 };
-    expect(boardsLine(made)).toBe("31 × A100-80GB, 2 × L4");
+    expect(boardsLine(made)).toBe("31\u00a0×\u00a0A100-80GB, 2\u00a0×\u00a0L4");
   });
 });
