@@ -46,7 +46,7 @@
 
 namespace sublet {
 
-constexpr std::size_t kDocumentBytesMax = 64u << 20;  // A plan of 100,000 replicas has 40 MB.
+constexpr std::size_t kDocumentBytesMax = 256u << 20;  // A plan of 100,000 replicas has 120 MB.
 // What people write is small, and yaml-cpp reads some 5 MB a second: 16 MiB are refused or read
 // within a few seconds.
 constexpr std::size_t kYamlBytesMax = 16u << 20;

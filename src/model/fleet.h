@@ -26,7 +26,6 @@
 // Thread safety: values; nothing is shared.
 #pragma once
 
-#include <cstddef>
 #include <map>
 #include <optional>
 #include <string>
@@ -40,8 +39,6 @@
 namespace sublet {
 
 inline constexpr std::string_view kFleetVersion = "sublet.fleet/v1";
-// What ReadFile() takes: 2,000 workloads with generous commands and comments have 2 MB.
-inline constexpr std::size_t kFleetBytesMax = 16u << 20;
 inline constexpr int kReplicasMax = 100'000;  // Of the whole fleet; the planner's tested range.
 inline constexpr int kWorkloadsMax = 2'000;   // Distinct workloads; the planner's tested range.
 

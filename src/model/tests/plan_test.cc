@@ -11,6 +11,7 @@
 
 #include "base/files.h"
 #include "model/document.h"
+#include "model/fleet.h"
 
 namespace sublet {
 namespace {
@@ -222,6 +223,18 @@ TEST(PlanTest, TheSamplePlanIsWrittenAsItIsRead) {
   ASSERT_TRUE(plan) << plan.error().message;
   EXPECT_EQ(PlanToJson(*plan).dump(2) + "\n", *text);
   EXPECT_EQ(plan->gpus.at(0).partitions.at(0).replicas.at(1).memory_limit, 6144_MiB);
+}
+
+TEST(PlanTest, ThePlanOfTheLargestFleetIsNotTooLargeToRead) {
+  const Result<std::string> text =
+      ReadFile(SUBLET_SOURCE_DIR "/src/model/tests/data/sample-plan.json", kDocumentBytesMax);
+  Plan plan = *ParsePlan(*text, "sample-plan.json");
+  const std::size_t size_before = PlanToJson(plan).dump(2).size();
+  PlannedPartition& partition = plan.gpus[0].partitions[0];
+  partition.replicas.insert(partition.replicas.end(), 1000, partition.replicas[0]);
+  const std::size_t bytes_of_1000 = PlanToJson(plan).dump(2).size() - size_before;
+  EXPECT_LT(bytes_of_1000 * (kReplicasMax / 1000), kDocumentBytesMax * 3 / 4)
+      << "longer reasons must fit, too";
 }
 
 TEST(PlanTest, ATruncatedPlanIsAlwaysRefused) {
