@@ -142,10 +142,16 @@ std::string Header(const Inventory& node, TableStyle style) {
                      cuda, node.driver.simulated ? " (simulated)" : "");
 }
 
+std::string Shortened(std::string_view text, std::size_t width) {
+  if (text.size() <= width) return std::string(text);
+  return std::string(text.substr(0, width - 3)) + "...";
+}
+
 std::string Gpus(const Inventory& node, TableStyle style) {
+  constexpr std::size_t kProductWidth = 30;  // What UUID and the other columns leave of 100.
   Grid figures({">GPU", "Board", ">Memory", ">Used", ">SMs", ">CC", ">Busy", "Compute mode", "MIG",
                 ">ECC errors"});
-  Grid names({">GPU", "Product", "UUID", "PCI", ">NUMA"});
+  Grid names({">GPU", "UUID", "PCI", ">NUMA", "Product"});
   std::string problems;
   for (const Gpu& gpu : node.gpus) {
     if (!gpu.problem.empty()) {
@@ -159,8 +165,10 @@ std::string Gpus(const Inventory& node, TableStyle style) {
                  gpu.utilisation_percent ? fmt::format("{} %", *gpu.utilisation_percent) : "-",
                  gpu.compute_mode ? std::string(ComputeModeName(*gpu.compute_mode)) : "-",
                  MigMode(gpu), OrDash(uncorrected)});
-    names.Add({fmt::format("{}", gpu.index), gpu.product, gpu.uuid, gpu.pci_bus_id,
-               OrDash(gpu.numa_node)});
+    std::string_view pci = gpu.pci_bus_id;
+    if (pci.starts_with("0000") && pci.size() > 12) pci.remove_prefix(4);  // As lspci writes it.
+    names.Add({fmt::format("{}", gpu.index), gpu.uuid, std::string(pci), OrDash(gpu.numa_node),
+               Shortened(gpu.product, kProductWidth)});
   }
   std::string body;
   if (!figures.empty()) body = figures.Text("  ", style) + "\n" + names.Text("  ", style);
