@@ -1,6 +1,5 @@
 #include "render/report.h"
 
-#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "base/check.h"
@@ -41,17 +40,14 @@ std::string EscapeForScript(std::string_view json) {
 
 }  // namespace
 
-std::string RenderReport(const nlohmann::ordered_json& plan) {
+std::string RenderReport(std::string_view plan_json) {
   const std::string_view page = embedded::report_html;
   const std::size_t at = page.find(kPlaceholder);
   CHECK(at != std::string_view::npos);
   CHECK(page.find(kPlaceholder, at + 1) == std::string_view::npos);
 
-  constexpr int kCompact = -1;
-  const std::string json =
-      plan.dump(kCompact, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   std::string report(page.substr(0, at));
-  report += EscapeForScript(json);
+  report += EscapeForScript(plan_json);
   report += page.substr(at + kPlaceholder.size());
   return report;
 }

@@ -6,7 +6,7 @@
 // The page is built from web/ and compiled in; this puts a plan's JSON into it. What is shown is
 // therefore exactly what `sublet plan --json` prints:
 //
-//   RETURN_IF_ERROR(WriteFileAtomically(path, RenderReport(PlanToJson(plan))));
+//   RETURN_IF_ERROR(WriteFileAtomically(path, RenderReport(PlanToJson(plan).dump())));
 //
 // A plan contains words that somebody else wrote: names, reasons, commands. None of them can become
 // markup or script, for three reasons of which each would do:
@@ -17,13 +17,14 @@
 // Thread safety: no shared state; call from any thread.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 
 namespace sublet {
 
-// Returns the page for a document of a version that the page knows (kPlanVersion); for another one
-// the page says so when it is opened. Bytes that are no UTF-8 appear as U+FFFD.
-std::string RenderReport(const nlohmann::ordered_json& plan);
+// Returns the page for a document in JSON text, compact or indented, of a version that the page
+// knows (kPlanVersion). Of anything else, also of text that is no JSON, the page says so when it is
+// opened.
+std::string RenderReport(std::string_view plan_json);
 
 }  // namespace sublet

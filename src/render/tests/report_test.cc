@@ -38,21 +38,15 @@ std::vector<std::string> Matches(const std::string& text, const std::string& pat
   return found;
 }
 
-Json PlanNamed(const std::string& name) {
-  return {{"version", "sublet.plan/v1"}, {"fleet", name}};
+std::string PlanNamed(const std::string& name) {
+  return Json{{"version", "sublet.plan/v1"}, {"fleet", name}}.dump();
 }
 
 TEST(Report, CarriesThePlanUnchanged) {
   const Result<std::string> text =
       ReadFile(SUBLET_SOURCE_DIR "/tests/web/samples/mig-nested.json", 1 << 20);
   ASSERT_TRUE(text.has_value()) << text.error().message;
-  const Json plan = Json::parse(*text);
-  EXPECT_EQ(Json::parse(DataOf(RenderReport(plan))), plan);
-}
-
-TEST(Report, KeepsTheOrderOfFields) {
-  const Json plan = {{"version", "sublet.plan/v1"}, {"zebra", 1}, {"ant", 2}};
-  EXPECT_EQ(DataOf(RenderReport(plan)), R"({"version":"sublet.plan/v1","zebra":1,"ant":2})");
+  EXPECT_EQ(DataOf(RenderReport(*text)), *text);
 }
 
 TEST(Report, NamesCanNotLeaveTheirElement) {
@@ -79,9 +73,11 @@ TEST(Report, WritesLineSeparatorsAsEscapes) {
   EXPECT_EQ(Json::parse(data)["fleet"], name);
 }
 
-TEST(Report, SurvivesTextThatEndsWithinACharacter) {
-  const std::string data = DataOf(RenderReport(PlanNamed("cut \xE2\x80")));
-  EXPECT_EQ(Json::parse(data)["fleet"], "cut \xEF\xBF\xBD");
+TEST(Report, EscapesInTextThatIsNoJson) {
+  EXPECT_EQ(DataOf(RenderReport("</script>")), R"(\u003c/script\u003e)");
+  EXPECT_EQ(DataOf(RenderReport("cut \xE2\x80")), "cut \xE2\x80");
+  EXPECT_EQ(DataOf(RenderReport("cut \xE2\x80<")), "cut \xE2\x80\\u003c");
+  EXPECT_EQ(DataOf(RenderReport("")), "");
 }
 
 TEST(Report, LoadsNothing) {
