@@ -51,6 +51,11 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wthread-safety>)
 endif()
 
+# Debian's Python, which has Debian's modules; another one earlier on PATH would not find them.
+if(EXISTS /usr/bin/python3)
+  set(Python3_EXECUTABLE /usr/bin/python3 CACHE FILEPATH "Python for the tests")
+endif()
+
 # sublet_library(NAME SOURCES a.cc ... DEPS lib ...): a module of src/ as target sublet_NAME.
 function(sublet_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
