@@ -32,15 +32,15 @@ struct ContextPoint {
 };
 
 struct Calibration {
-  std::string board;   // Catalogue name of the board it was measured on or scaled to.
-  std::string source;  // "NVIDIA H200, driver 580.159.04, 2026-11-20", what and when.
-  bool scaled = false; // True where ForBoard() made it.
+  std::string board;    // Catalogue name of the board it was measured on or scaled to.
+  std::string source;   // "NVIDIA H200, driver 580.159.04, 2026-11-20", what and when.
+  bool scaled = false;  // True where ForBoard() made it.
 
-  double switch_ms = 0;          // Time-slicing: lost at each switch between two busy processes.
-  double mps_service_factor = 1; // MPS, one client alone: its service time over that without MPS.
-  int mps_clients_max = 48;      // Clients one GPU serves.
+  double switch_ms = 0;           // Time-slicing: lost at each switch between two busy processes.
+  double mps_service_factor = 1;  // MPS, one client alone: its service time over that without MPS.
+  int mps_clients_max = 48;       // Clients one GPU serves.
   std::vector<ContextPoint> contexts;  // Ascending sm_percent; the last is 100.
-  Bytes device_reserve;          // Of the GPU's memory, what no process gets: driver, ECC, MPS server.
+  Bytes device_reserve;  // Of the GPU's memory, what no process gets: driver, ECC, MPS server.
 
   // The context of a process capped at `sm_percent`: linear between points, the first point's below
   // it. Rounded up to a MiB.

@@ -430,7 +430,6 @@ class JsonIterator {
   JsonIterator& operator++() { return ++at_, *this; }
   JsonIterator operator++(int) { return {at_++, *position_}; }
   friend bool operator==(const JsonIterator& a, const JsonIterator& b) { return a.at_ == b.at_; }
-  friend bool operator!=(const JsonIterator& a, const JsonIterator& b) { return a.at_ != b.at_; }
 
  private:
   const char* at_;

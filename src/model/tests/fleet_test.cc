@@ -126,7 +126,8 @@ workloads:
 
 TEST(FleetTest, JsonIsReadAsYamlIs) {
   const Result<Fleet> fleet = ParseFleet(
-      R"({"version": "sublet.fleet/v1", "name": "j", "workloads": [{"name": "a", "memory": "2GiB"}]})",
+      R"({"version": "sublet.fleet/v1", "name": "j",
+          "workloads": [{"name": "a", "memory": "2GiB"}]})",
       "f.json");
   ASSERT_TRUE(fleet) << fleet.error().message;
   EXPECT_EQ(fleet->workloads[0].memory, 2_GiB);

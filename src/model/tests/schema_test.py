@@ -1,7 +1,8 @@
 """Holds docs/formats/*.schema.json to the readers and to the files that they describe.
 
-The keys of each schema are compared with those that the C++ reader asks for, so that a field that is
-added to one and not to the other fails here. Exits with 77 (skipped) where the packages are missing.
+The keys of each schema are compared with those that the C++ reader asks for, so that a field that
+is added to one and not to the other fails here. Exits with 77 (skipped) where the packages are
+missing.
 """
 
 import copy
@@ -92,7 +93,8 @@ class Schemas(unittest.TestCase):
 
     def test_fleet_files_of_the_repository_are_valid(self):
         found = 0
-        for path in sorted([*ROOT.glob("examples/**/*.yaml"), *ROOT.glob("src/model/fuzz/corpus/fleet_fuzz/*")]):
+        corpus = ROOT / "src/model/fuzz/corpus/fleet_fuzz"
+        for path in sorted([*ROOT.glob("examples/**/*.yaml"), *corpus.iterdir()]):
             document = yaml.safe_load(path.read_text())
             if not isinstance(document, dict) or document.get("version") != "sublet.fleet/v1":
                 continue
@@ -102,14 +104,17 @@ class Schemas(unittest.TestCase):
         self.assertGreaterEqual(found, 2)
 
     def test_wrong_fleets_are_refused(self):
-        good = {"version": "sublet.fleet/v1", "name": "x", "workloads": [{"name": "a", "memory": "2GiB"}]}
+        good = {"version": "sublet.fleet/v1", "name": "x",
+                "workloads": [{"name": "a", "memory": "2GiB"}]}
         self.assertEqual(errors(self.fleet, good), [])
         load = {"requests_per_second": 1, "service_ms": 5}
-        for change in ({"replicas": 0}, {"replcas": 1}, {"model": {"parameters": 7e9}}, {"memory": "2 GB or so"},
-                       {"memory": 20}, {"latency": {"p99_ms": 5}}, {"latency": {}, "load": load},
+        full_speed = {"sm_percent": 100, "speed": 1}
+        for change in ({"replicas": 0}, {"replcas": 1}, {"model": {"parameters": 7e9}},
+                       {"memory": "2 GB or so"}, {"memory": 20}, {"latency": {"p99_ms": 5}},
+                       {"latency": {}, "load": load},
                        {"isolation": "total"}, {"priority": 101}, {"engines": {"copy": 1}},
                        {"env": {"A=B": "x"}}, {"tenant": "A"}, {"load": {"service_ms": 5}},
-                       {"compute": {"sm_percent": 5, "profile": [{"sm_percent": 100, "speed": 1}]}}):
+                       {"compute": {"sm_percent": 5, "profile": [full_speed]}}):
             bad = copy.deepcopy(good)
             bad["workloads"][0].update(change)
             self.assertTrue(errors(self.fleet, bad), change)
