@@ -95,7 +95,8 @@ std::optional<int> ComputeProfileOf(int slices) {
 
 std::optional<int> SlicesOfComputeProfile(int profile_id, int parent_slices) {
   for (int slices = 1; slices <= parent_slices; ++slices) {
-    if (slices == 3 && parent_slices == 4) continue;  // Drivers offer 1, 2 and 4 there.
+    // Drivers offer 1, 2 and 4 of four slices, and 1, 2, 3, 4 and 7 of seven.
+    if ((slices == 3 && parent_slices == 4) || (slices == 6 && parent_slices == 7)) continue;
     if (ComputeProfileOf(slices) == profile_id) return slices;
   }
   return std::nullopt;
