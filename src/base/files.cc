@@ -1,0 +1,92 @@
+#include "base/files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace sublet {
+namespace {
+
+// Closes the descriptor when the scope ends.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ > STDERR_FILENO) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+  int Release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+};
+
+Status WriteAll(int fd, std::string_view content, const std::string& path) {
+  while (!content.empty()) {
+    const ssize_t written = ::write(fd, content.data(), content.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return FailFromErrno(errno, fmt::format("writing {}", path));
+    content.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return {};
+}
+
+}  // namespace
+
+tl::unexpected<Error> FailFromErrno(int error_number, std::string_view what) {
+  ErrorCode code = ErrorCode::kIo;
+  if (error_number == ENOENT || error_number == ENOTDIR) code = ErrorCode::kNotFound;
+  if (error_number == EACCES || error_number == EPERM || error_number == EROFS) {
+    code = ErrorCode::kPermission;
+  }
+  return Fail(code, fmt::format("{}: {}", what, std::strerror(error_number)));
+}
+
+Result<std::string> ReadFile(const std::string& path, std::size_t bytes_max) {
+  const Descriptor file(path == "-" ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) return FailFromErrno(errno, fmt::format("reading {}", path));
+  struct stat status {};
+  if (::fstat(file.get(), &status) == 0 && S_ISDIR(status.st_mode)) {
+    return Fail(ErrorCode::kInvalid, fmt::format("reading {}: it is a folder", path));
+  }
+  std::string content;
+  constexpr std::size_t kChunk = 1 << 16;
+  while (content.size() <= bytes_max) {
+    const std::size_t before = content.size();
+    content.resize(before + kChunk);
+    const ssize_t got = ::read(file.get(), content.data() + before, kChunk);
+    content.resize(before + static_cast<std::size_t>(got < 0 ? 0 : got));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return FailFromErrno(errno, fmt::format("reading {}", path));
+    if (got == 0) return content;
+  }
+  return Fail(ErrorCode::kInvalid, fmt::format("reading {}: more than {} bytes", path, bytes_max));
+}
+
+Status WriteFileAtomically(const std::string& path, std::string_view content, unsigned mode) {
+  std::string temporary = path + ".XXXXXX";
+  Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
+  if (file.get() < 0) return FailFromErrno(errno, fmt::format("writing {}", path));
+  const auto give_up = [&](Error error) -> Status {
+    ::unlink(temporary.c_str());
+    return tl::unexpected<Error>(std::move(error));
+  };
+  if (Status written = WriteAll(file.get(), content, path); !written) {
+    return give_up(std::move(written).error());
+  }
+  // The content must be on the disk before the name points to it, or a power cut leaves an empty
+  // file.
+  if (::fchmod(file.get(), mode) != 0 || ::fsync(file.get()) != 0 || ::close(file.Release()) != 0 ||
+      ::rename(temporary.c_str(), path.c_str()) != 0) {
+    return give_up(FailFromErrno(errno, fmt::format("writing {}", path)).value());
+  }
+  return {};
+}
+
+}  // namespace sublet
