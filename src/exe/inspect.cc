@@ -3,19 +3,14 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
-#include <system_error>
 
 #include "base/files.h"
 #include "exe/program.h"
-#include "inventory/nvml_library.h"
+#include "exe/this_node.h"
 #include "inventory/table.h"
-#include "inventory/take.h"
-#include "model/document.h"
 #include "model/inventory.h"
 
 namespace sublet {
@@ -29,34 +24,23 @@ struct Flags {
   double timeout_s = 60;
 };
 
-std::optional<std::string> ProcessEnvironment(const char* name) {
-  const char* value = std::getenv(name);
-  if (value == nullptr || *value == '\0') return std::nullopt;
-  return value;
-}
-
-std::string ProgramFolder() {
-  std::error_code ignored;
-  return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
-}
-
-Result<Inventory> LoadOrTake(const Flags& flags) {
-  if (!flags.from.empty()) {
-    ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.from, kDocumentBytesMax));
-    return ParseInventory(text, flags.from);
-  }
-  TakeOptions options;
-  options.nvml_path = FindNvml(flags.nvml, ProcessEnvironment, ProgramFolder());
-  options.patience = std::chrono::milliseconds(static_cast<std::int64_t>(flags.timeout_s * 1000));
-  return TakeInventory(options, ProcessEnvironment);
+// Colours are for a person at a terminal who hasn't said otherwise (no-color.org).
+bool WantsColour() {
+  const char* const no_colour = std::getenv("NO_COLOR");
+  return ::isatty(STDOUT_FILENO) != 0 && (no_colour == nullptr || *no_colour == '\0');
 }
 
 Result<int> Inspect(const Flags& flags) {
-  ASSIGN_OR_RETURN(const Inventory node, LoadOrTake(flags));
-  const std::string json = InventoryToJson(node).dump(2) + "\n";
+  ASSIGN_OR_RETURN(const Inventory node,
+                   flags.from.empty()
+                       ? TakeThisNode({.nvml = flags.nvml, .timeout_s = flags.timeout_s})
+                       : LoadNode(flags.from));
+  // Host names and paths are bytes to the kernel; JSON is text.
+  const std::string json =
+      InventoryToJson(node).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
+      "\n";
   if (!flags.record.empty()) RETURN_IF_ERROR(WriteFileAtomically(flags.record, json));
-  const bool colour = ::isatty(STDOUT_FILENO) != 0 && !ProcessEnvironment("NO_COLOR");
-  fmt::print("{}", flags.json ? json : InventoryTable(node, {.colour = colour}));
+  fmt::print("{}", flags.json ? json : InventoryTable(node, {.colour = WantsColour()}));
   return 0;
 }
 
@@ -68,11 +52,13 @@ void AddInspectVerb(Program& program) {
       "inspect", "Show the GPUs of this node and the sharing modes that they can run");
   verb->add_flag("--json", flags->json, "Print JSON for programs instead of tables");
   verb->add_option("--record", flags->record, "Write the node to FILE as well")->type_name("FILE");
-  verb->add_option("--from", flags->from, "Show a recorded node instead of this one")
-      ->type_name("FILE");
+  CLI::Option* from =
+      verb->add_option("--from", flags->from, "Show a recorded node instead of this one")
+          ->type_name("FILE");
   verb->add_option("--nvml", flags->nvml,
                    "NVIDIA's management library (also SUBLET_NVML; default libnvidia-ml.so.1)")
-      ->type_name("PATH");
+      ->type_name("PATH")
+      ->excludes(from);
   verb->add_option("--timeout", flags->timeout_s, "Seconds to wait for a driver that hangs")
       ->type_name("S")
       ->check(CLI::Range(0.01, 3600.0))

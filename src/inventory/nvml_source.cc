@@ -169,6 +169,29 @@ GpuHealth ReadHealth(const Api& api, nvml::Device device) {
   return health;
 }
 
+// The length of the printable UTF-8 character that `text` begins with, 0 where it begins with none.
+std::size_t CharacterLength(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (byte(0) < 0x80) return byte(0) >= 0x20 && byte(0) != 0x7F ? 1 : 0;
+  const std::size_t length = byte(0) >= 0xF0 ? 4 : byte(0) >= 0xE0 ? 3 : 2;
+  if (byte(0) < 0xC2 || byte(0) > 0xF4 || text.size() < length) return 0;
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+  }
+  return length;
+}
+
+// A process chooses its own name, so what could steer a terminal or isn't text becomes '?'.
+std::string Printable(std::string_view text) {
+  std::string clean;
+  while (!text.empty()) {
+    const std::size_t length = CharacterLength(text);
+    clean += length == 0 ? "?" : text.substr(0, length);
+    text.remove_prefix(std::max<std::size_t>(length, 1));
+  }
+  return clean;
+}
+
 using ListProcesses = nvml::Return (*)(nvml::Device, unsigned*, nvml::ProcessInfo*);
 
 std::vector<nvml::ProcessInfo> ReadProcessList(ListProcesses list, nvml::Device device) {
@@ -217,7 +240,7 @@ void ReadProcesses(const Api& api, nvml::Device device, Gpu& gpu) {
     if (api.system_process_name != nullptr &&
         api.system_process_name(static_cast<unsigned>(pid), name.data(), name.size() - 1) ==
             nvml::kSuccess) {
-      process.name = name.data();
+      process.name = Printable(name.data());
     }
     gpu.processes.push_back(std::move(process));
   }
