@@ -1,0 +1,38 @@
+// exe/program.h
+//
+// The command line: one file a verb, each adding its subcommand.
+//
+// A verb's file parses its own flags and wires modules together; what it decides lies in the
+// modules. It sets Program::chosen when it is the one asked for:
+//
+//   void AddInspectVerb(Program& program) {
+//     auto flags = std::make_shared<Flags>();
+//     CLI::App* verb = program.app.add_subcommand("inspect", "Show what is in this node");
+//     verb->add_flag("--json", flags->json, "Print JSON for programs");
+//     verb->callback([&program, flags] { program.chosen = [flags] { return Inspect(*flags); }; });
+//   }
+//
+// chosen() returns the exit status (0, or 1 where the answer is "no"), or an Error, which main()
+// prints once and turns into its exit status (base/result.h). Results go to standard output,
+// everything else to standard error.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+#include "base/result.h"
+
+namespace sublet {
+
+struct Program {
+  CLI::App app{"One GPU for many tenants, and what it costs each of them", "sublet"};
+  std::function<Result<int>()> chosen;
+};
+
+void AddInspectVerb(Program& program);
+void AddModesVerb(Program& program);
+void AddPlanVerb(Program& program);
+void AddRenderVerb(Program& program);
+void AddMigVerb(Program& program);
+
+}  // namespace sublet
