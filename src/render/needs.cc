@@ -220,6 +220,35 @@ void FindMissingIndex(const NodeGroup& group, Finder& find) {
   }
 }
 
+// "an image for chat, code, search and 37 more workloads".
+std::string MissingText(std::string_view thing, const std::set<std::string>& workloads) {
+  constexpr std::size_t kNamedMax = 3;
+  std::vector<std::string> named;
+  for (const std::string& workload : workloads) {
+    if (named.size() < kNamedMax) named.push_back(workload);
+  }
+  const std::size_t more = workloads.size() - named.size();
+  return fmt::format("{} that the fleet file doesn't give for {}{}", thing, fmt::join(named, ", "),
+                     more == 0 ? "" : fmt::format(" and {} more workloads", more));
+}
+
+void FindMissingPrograms(const Deployment& deployment, Finder& find) {
+  std::set<std::string> without_image;
+  std::set<std::string> without_command;
+  for (const NodeGroup& group : deployment.groups) {
+    for (const Seat& seat : group.seats) {
+      if (seat.workload->image.empty()) without_image.insert(seat.workload->name);
+      if (seat.workload->command.empty()) without_command.insert(seat.workload->name);
+    }
+  }
+  if (!without_image.empty()) {
+    find.Add(NeedKind::kImage, "", MissingText("an image", without_image));
+  }
+  if (!without_command.empty()) {
+    find.Add(NeedKind::kCommand, "", MissingText("a command", without_command));
+  }
+}
+
 }  // namespace
 
 const std::vector<NeedKind>& AllNeedKinds() {
@@ -248,17 +277,7 @@ std::vector<Need> FindNeeds(const Deployment& deployment) {
     FindInNode(group, i, find);
     FindMissingIndex(group, find);
   }
-  for (const NodeGroup& group : deployment.groups) {
-    for (const Seat& seat : group.seats) {
-      const std::string& name = seat.workload->name;
-      if (seat.workload->image.empty()) {
-        find.Add(NeedKind::kImage, name, fmt::format("workload {} has no image", name));
-      }
-      if (seat.workload->command.empty()) {
-        find.Add(NeedKind::kCommand, name, fmt::format("workload {} has no command", name));
-      }
-    }
-  }
+  FindMissingPrograms(deployment, find);
   return find.Take();
 }
 

@@ -49,8 +49,12 @@ Error RefusalOf(Target target, const std::vector<Need>& needs) {
     named.push_back(need.what);
   }
   const std::vector<Target> able = TargetsFor(needs);
-  const std::string others = able.empty() ? std::string("no target can; change the fleet file")
-                                          : fmt::format("targets that can: {}", JoinNames(able));
+  std::string others = able.empty() ? std::string("no target can; change the fleet file")
+                                    : fmt::format("targets that can: {}", JoinNames(able));
+  const bool only_missing = std::all_of(needs.begin(), needs.end(), [](const Need& need) {
+    return need.kind == NeedKind::kImage || need.kind == NeedKind::kCommand;
+  });
+  if (only_missing) others = "write it into the fleet file; " + others;
   return {ErrorCode::kUnsupported,
           fmt::format("target {} can't express: {}", TargetName(target), fmt::join(named, "; ")),
           others + "; or --lossy leaves it out and says so in the files"};

@@ -11,8 +11,8 @@ home=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 # shellcheck source=confine.sh
 . "$home/bin/confine.sh"
 
-start_tries_max=100 # A tenth of a second each.
-watch_seconds=5
+start_tries_max=${SUBLET_START_TRIES:-100} # A tenth of a second each.
+watch_seconds=${SUBLET_WATCH_SECONDS:-5}
 
 check() {
   answers "$1" || fail "$1: no MPS control daemon answers in $run_dir/$1/pipe"
