@@ -148,7 +148,7 @@ TEST_F(HostTest, AsksDaemonsForTheirServersAndNothingElse) {
 
 TEST_F(HostTest, AnEmptyListOfServersIsAnAnswer) {
   AddDaemon(71, "nvidia-cuda-mps-control\0-d\0"s, "");
-  Install("exit 0\n");
+  Install("read question\n");
   EXPECT_TRUE(FindMpsDaemons({.root = root_}, Read()).at(0).answers);
 }
 
