@@ -128,7 +128,12 @@ Outlook OutlookOf(const Problem& problem, int board, const PartitionChoice& part
       outlook.headroom = std::min(outlook.headroom, *headroom);
     }
     if (!outlook.refusal.empty()) continue;
-    if (!latency.stable) {
+    if (std::isinf(slowdown.mean)) {
+      outlook.refusal = fmt::format(
+          "load: the neighbours of {} would keep the GPU busy {:.0f} % "
+          "of the time",
+          workload.name, (occupancy.load - variant->load) * 100);
+    } else if (!latency.stable) {
       outlook.refusal = fmt::format("load: {} would be busy {:.0f} % of the time", workload.name,
                                     latency.utilisation * 100);
     } else if (HeadroomOf(workload, latency).value_or(0) < -kSumSlack) {
