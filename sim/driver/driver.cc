@@ -52,8 +52,8 @@ struct Current {
 };
 
 Current& TheCurrent() {
-  static Current* const current = new Current;  // Never destroyed: threads may outlive main().
-  return *current;
+  static Current current;  // Destroyed at dlclose; a thread in a call keeps the driver by its own.
+  return current;
 }
 
 }  // namespace
@@ -114,6 +114,12 @@ Return Driver::ResolveNumber(std::uintptr_t number, unsigned kind, Target& targe
   target.gpu_instance = static_cast<int>(number >> 10 & 0x3FF) - 1;
   target.compute_instance = static_cast<int>(number & 0x3FF) - 1;
   if (target.gpu >= static_cast<int>(node_.gpus.size())) return nvml::kInvalidArgument;
+  const bool has_instance = target.gpu_instance >= 0;
+  const bool has_compute = target.compute_instance >= 0;
+  if ((kind == kGpuInstance && !has_instance) || (kind == kComputeInstance && !has_compute) ||
+      (kind == kDevice && has_instance != has_compute)) {
+    return nvml::kInvalidArgument;
+  }
   Result<std::shared_ptr<const SimState>> state = store_->Read();
   if (!state) return nvml::kUnknown;
   target.state = std::move(*state);

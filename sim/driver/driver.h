@@ -163,7 +163,8 @@ nvml::Return PutList(const std::vector<T>& list, unsigned* count, T* out) {
   const unsigned room = *count;
   *count = static_cast<unsigned>(list.size());
   if (list.size() > room) return nvml::kInsufficientSize;
-  if (out == nullptr && !list.empty()) return nvml::kInvalidArgument;
+  if (list.empty()) return nvml::kSuccess;
+  if (out == nullptr) return nvml::kInvalidArgument;
   for (std::size_t i = 0; i < list.size(); ++i) out[i] = list[i];
   return nvml::kSuccess;
 }

@@ -31,8 +31,8 @@ struct Subscriptions {
 };
 
 Subscriptions& TheSubscriptions() {
-  static Subscriptions* const subscriptions = new Subscriptions;  // As the driver: never destroyed.
-  return *subscriptions;
+  static Subscriptions subscriptions;
+  return subscriptions;
 }
 
 std::shared_ptr<Subscription> Find(EventSet set) {

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -164,6 +165,34 @@ TEST_F(NvmlTest, RefusesBadArguments) {
   std::array<char, 8> small{};
   EXPECT_EQ((Call<Return(Device, char*, unsigned)>("nvmlDeviceGetUUID", Gpu(), small.data(), 8u)),
             kInsufficientSize);
+}
+
+// Any 48 bits may come as a handle; none may bring the driver down.
+TEST_F(NvmlTest, SurvivesHandlesThatNobodyGaveOut) {
+  Start("h100-80gb:1");
+  EnableMig(Gpu());
+  GpuInstance real = nullptr;
+  ASSERT_EQ(Create(Gpu(), 19, real), kSuccess);
+  const auto base = reinterpret_cast<std::uintptr_t>(real);
+  for (int bit = 0; bit < 48; ++bit) {
+    for (int other = 0; other < 48; ++other) {
+      const std::uintptr_t forged = (base ^ std::uintptr_t{1} << bit) ^ std::uintptr_t{1} << other;
+      GpuInstanceInfo gi{};
+      ComputeInstanceInfo ci{};
+      DeviceAttributes attributes{};
+      Call<Return(GpuInstance, GpuInstanceInfo*)>("nvmlGpuInstanceGetInfo",
+                                                  reinterpret_cast<GpuInstance>(forged), &gi);
+      Call<Return(ComputeInstance, ComputeInstanceInfo*)>(
+          "nvmlComputeInstanceGetInfo_v2", reinterpret_cast<ComputeInstance>(forged), &ci);
+      Call<Return(Device, DeviceAttributes*)>("nvmlDeviceGetAttributes_v2",
+                                              reinterpret_cast<Device>(forged), &attributes);
+    }
+  }
+  const auto whole_gpu = base & ~(std::uintptr_t{0xFFFFF});  // The handle without its instance.
+  GpuInstanceInfo info{};
+  EXPECT_EQ((Call<Return(GpuInstance, GpuInstanceInfo*)>(
+                "nvmlGpuInstanceGetInfo", reinterpret_cast<GpuInstance>(whole_gpu), &info)),
+            kInvalidArgument);
 }
 
 TEST_F(NvmlTest, ChecksTheVersionsOfStructures) {
