@@ -116,7 +116,8 @@ Return Driver::ResolveNumber(std::uintptr_t number, unsigned kind, Target& targe
   if (target.gpu >= static_cast<int>(node_.gpus.size())) return nvml::kInvalidArgument;
   const bool has_instance = target.gpu_instance >= 0;
   const bool has_compute = target.compute_instance >= 0;
-  if ((kind == kGpuInstance && !has_instance) || (kind == kComputeInstance && !has_compute) ||
+  if ((kind == kGpuInstance && !has_instance) ||
+      (kind == kComputeInstance && !(has_instance && has_compute)) ||
       (kind == kDevice && has_instance != has_compute)) {
     return nvml::kInvalidArgument;
   }

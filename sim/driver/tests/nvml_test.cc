@@ -193,6 +193,14 @@ TEST_F(NvmlTest, SurvivesHandlesThatNobodyGaveOut) {
   EXPECT_EQ((Call<Return(GpuInstance, GpuInstanceInfo*)>(
                 "nvmlGpuInstanceGetInfo", reinterpret_cast<GpuInstance>(whole_gpu), &info)),
             kInvalidArgument);
+  ComputeInstance compute = nullptr;
+  ASSERT_EQ(CreateCompute(real, 0, compute), kSuccess);
+  const auto orphan = reinterpret_cast<std::uintptr_t>(compute) & ~(std::uintptr_t{0x3FF} << 10);
+  ComputeInstanceInfo compute_info{};
+  EXPECT_EQ((Call<Return(ComputeInstance, ComputeInstanceInfo*)>(
+                "nvmlComputeInstanceGetInfo_v2", reinterpret_cast<ComputeInstance>(orphan),
+                &compute_info)),
+            kInvalidArgument);
 }
 
 TEST_F(NvmlTest, ChecksTheVersionsOfStructures) {
