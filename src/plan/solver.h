@@ -36,7 +36,7 @@ struct SolverOptions {
   bool exact_when_small = true;
   bool prove = true;        // Raise the bound; without, the pattern search makes less effort, too.
   int rounds_max = 400;     // Of column generation; a fleet of 100 workloads takes about 150.
-  int cbc_nodes_max = 300;  // Enough to close gaps of one GPU; each node is a small linear program.
+  int cbc_nodes_max = 300;  // 0: no CBC. Enough to close gaps of one GPU.
 };
 
 struct Solution {
