@@ -12,7 +12,7 @@ import sys
 import tempfile
 import unittest
 
-SUBLET, LIBRARY = sys.argv[1:3]
+SUBLET, LIBRARY = map(os.path.abspath, sys.argv[1:3])
 del sys.argv[1:3]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -162,14 +162,14 @@ class InspectTest(unittest.TestCase):
         """Each block of the example that begins with '$ ' is run; all but the host's line agrees."""
         text = (ROOT / "examples/01_inspect/README.md").read_text()
         blocks = [b for b in text.split("```")[1::2] if b.startswith("\n$ ")]
-        self.assertEqual(len(blocks), 3)
+        self.assertEqual(len(blocks), 4)
         for block in blocks:
             lines = block.strip().splitlines()
             end = 0  # The command goes on until its quotes are closed.
             while "\n".join(lines[:end + 1]).count("'") % 2 == 1:
                 end += 1
             command = "\n".join(lines[:end + 1])[2:].replace("build/bin/sublet", SUBLET)
-            done = subprocess.run(["bash", "-c", command], env=self.environment, text=True,
+            done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=self.environment, text=True,
                                   capture_output=True, timeout=60)
             self.assertEqual(done.returncode, 0, done.stderr)
             host = [line for line in lines[end + 1:] if "  Linux " in line]

@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/files.h"
+#include "inventory/tests/simulation.h"
 #include "model/board.h"
 #include "model/document.h"
 #include "model/inventory.h"
@@ -66,6 +68,19 @@ TEST_F(RecordingTest, HasTheCataloguesMigTable) {
     for (const int start : profile.starts) placements.push_back({start, profile.size});
     EXPECT_EQ(reported->placements, placements);
   }
+}
+
+// What the simulated driver makes of the recording is the H200 again, figure by figure.
+TEST_F(RecordingTest, PlaysOnTheSimulatedDriverAsItWasRecorded) {
+  const Simulation simulation(kRecording);
+  const Result<Inventory> played = simulation.Take();
+  ASSERT_TRUE(played) << played.error().message;
+  const auto recorded_json = InventoryToJson(node_);
+  const auto played_json = InventoryToJson(*played);
+  EXPECT_EQ(played_json["gpus"].dump(1), recorded_json["gpus"].dump(1));
+  EXPECT_EQ(played->driver.version, node_.driver.version);
+  EXPECT_EQ(played->driver.cuda_version, node_.driver.cuda_version);
+  EXPECT_TRUE(played->driver.simulated);
 }
 
 }  // namespace
