@@ -172,7 +172,7 @@ class Claims {
       uuids = {seat.gpu->uuid};
     }
     ordered_json spec = ClaimSpec(*seat.gpu, *seat.partition, uuids);
-    const std::string name = names_.Name(templated ? seat.workload->name : seat.partition->name);
+    std::string name = names_.Name(templated ? seat.workload->name : seat.partition->name);
     if (templated) {
       ordered_json of_template;
       of_template["spec"] = std::move(spec);
