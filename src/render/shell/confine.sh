@@ -4,6 +4,7 @@
 
 run_dir=${SUBLET_RUN_DIR:-/run/sublet}
 log_dir=${SUBLET_LOG_DIR:-/var/log/sublet}
+ask_tries_max=50       # A tenth of a second each: 48 clients that start together are served.
 answer_seconds_max=10  # A daemon answers within milliseconds; a wedged one never.
 
 fail() {
@@ -59,9 +60,26 @@ $words
 WORDS
 }
 
-# Prints what the control daemon of a server answers. The exit status of the control program says
-# nothing about the answer.
+# Prints what the control daemon of a server answers. The daemon serves one control program at a time
+# and turns the others away, so replicas that start together must ask again.
 ask() { # SERVER COMMAND
+  asked=0
+  while :; do
+    said=$(ask_once "$1" "$2")
+    asked=$((asked + 1))
+    case $said in
+      'Cannot send command'*) [ "$asked" -ge "$ask_tries_max" ] || {
+        sleep 0.1
+        continue
+      } ;;
+    esac
+    break
+  done
+  [ -z "$said" ] || printf '%s\n' "$said"
+}
+
+# The exit status of the control program says nothing about the answer.
+ask_once() { # SERVER COMMAND
   if command -v timeout >/dev/null 2>&1; then
     set -- "$1" "$2" timeout "$answer_seconds_max"
   else

@@ -140,6 +140,15 @@ TEST_F(Machine, GivesEachReplicaItsOwnLimits) {
             fmt::format("device={} pipe={} percent=none memory=none\n", kUuid, Pipe("gpu0-green")));
 }
 
+// Seen on an H200: of two replicas that start at the same moment one is turned away.
+TEST_F(Machine, AReplicaAsksAgainWhileTheDaemonServesAnother) {
+  Install(TwoServersPlan());
+  ASSERT_EQ(Run({"bin/mps-server", "start", "gpu0-blue"}).status, 0);
+  const Finished done = Run({"replicas/a-0"}, "busy");
+  EXPECT_EQ(done.status, 0) << done.err;
+  EXPECT_THAT(done.out, HasSubstr("percent=30"));
+}
+
 TEST_F(Machine, StopsAServerAndStartsItAgainOverWhatItLeftBehind) {
   Install(TwoServersPlan());
   Run({"bin/mps-server", "start", "gpu0-blue"});
