@@ -80,6 +80,10 @@ std::string FindAll(const std::function<bool(const SourceFile&)>& applies,
   return report;
 }
 
+void ExpectNone(const std::string& findings) {
+  EXPECT_TRUE(findings.empty()) << findings;
+}
+
 ModuleTable Table() {
   return ParseModuleTable(Read(kRoot / "src/README.md"));
 }
@@ -236,48 +240,43 @@ TEST(TidyRepository, TableHasNoModuleThatLooksForward) {
 
 TEST(TidyRepository, LayersHold) {
   const ModuleTable table = Table();
-  EXPECT_THAT(FindAll(
-                  [](const SourceFile& file) {
-                    return IsCxx(file) || file.path.ends_with("CMakeLists.txt");
-                  },
-                  [&](const SourceFile& file) { return CheckLayers(file, table); }),
-              IsEmpty());
+  ExpectNone(FindAll(
+      [](const SourceFile& file) { return IsCxx(file) || file.path.ends_with("CMakeLists.txt"); },
+      [&](const SourceFile& file) { return CheckLayers(file, table); }));
 }
 
 TEST(TidyRepository, HasNoBannedCalls) {
-  EXPECT_THAT(FindAll(IsCxx, CheckBannedCalls), IsEmpty());
+  ExpectNone(FindAll(IsCxx, CheckBannedCalls));
 }
 
 TEST(TidyRepository, FunctionsFitAScreen) {
-  EXPECT_THAT(FindAll(IsCxx, CheckFunctionLength), IsEmpty());
+  ExpectNone(FindAll(IsCxx, CheckFunctionLength));
 }
 
 TEST(TidyRepository, HeadersHaveTheirForm) {
-  EXPECT_THAT(FindAll(IsCxx, CheckHeaderForm), IsEmpty());
+  ExpectNone(FindAll(IsCxx, CheckHeaderForm));
 }
 
 TEST(TidyRepository, NoHashOrderReachesOutput) {
-  EXPECT_THAT(FindAll(IsCxx, CheckUnorderedIteration), IsEmpty());
+  ExpectNone(FindAll(IsCxx, CheckUnorderedIteration));
 }
 
 TEST(TidyRepository, LinesAreClean) {
-  EXPECT_THAT(FindAll([](const SourceFile&) { return true; }, CheckLines), IsEmpty());
+  ExpectNone(FindAll([](const SourceFile&) { return true; }, CheckLines));
 }
 
 TEST(TidyRepository, DocumentsNameFilesThatExist) {
-  EXPECT_THAT(FindAll([](const SourceFile&) { return true; },
-                      [](const SourceFile& file) {
-                        return CheckDocumentPaths(file, [](const std::string& path) {
-                          return fs::exists(kRoot / path) || path.starts_with("web/dist");
-                        });
-                      }),
-              IsEmpty());
+  ExpectNone(FindAll([](const SourceFile&) { return true; },
+                     [](const SourceFile& file) {
+                       return CheckDocumentPaths(file, [](const std::string& path) {
+                         return fs::exists(kRoot / path) || path.starts_with("web/dist");
+                       });
+                     }));
 }
 
 TEST(TidyRepository, NamesSayWhatIsInside) {
-  EXPECT_THAT(FindAll([](const SourceFile&) { return true; },
-                      [](const SourceFile& file) { return CheckName(file.path); }),
-              IsEmpty());
+  ExpectNone(FindAll([](const SourceFile&) { return true; },
+                     [](const SourceFile& file) { return CheckName(file.path); }));
 }
 
 TEST(TidyRepository, EachModuleHasAReadme) {

@@ -159,7 +159,7 @@ class InspectTest(unittest.TestCase):
         self.assertEqual(sorted(p.name for p in self.path.iterdir()), ["state"])
 
     def test_the_example_prints_what_it_says(self):
-        """Each block of the example that begins with '$ ' is run; all but the host's line agrees."""
+        """Each block that begins with '$ ' is run; all but the host's line agrees."""
         text = (ROOT / "examples/01_inspect/README.md").read_text()
         blocks = [b for b in text.split("```")[1::2] if b.startswith("\n$ ")]
         self.assertEqual(len(blocks), 4)
@@ -169,8 +169,8 @@ class InspectTest(unittest.TestCase):
             while "\n".join(lines[:end + 1]).count("'") % 2 == 1:
                 end += 1
             command = "\n".join(lines[:end + 1])[2:].replace("build/bin/sublet", SUBLET)
-            done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=self.environment, text=True,
-                                  capture_output=True, timeout=60)
+            done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=self.environment,
+                                  text=True, capture_output=True, timeout=60)
             self.assertEqual(done.returncode, 0, done.stderr)
             host = [line for line in lines[end + 1:] if "  Linux " in line]
             said = [line for line in lines[end + 1:] if line not in host]

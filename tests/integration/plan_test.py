@@ -42,8 +42,9 @@ class CommandTest(unittest.TestCase):
                             "SUBLET_SIM_STATE": str(self.path / "state")}
 
     def run_sublet(self, *arguments, status=0, text=None, **variables):
-        done = subprocess.run([SUBLET, *map(str, arguments)], env=dict(self.environment, **variables),
-                              cwd=self.path, text=True, input=text, capture_output=True, timeout=120)
+        done = subprocess.run([SUBLET, *map(str, arguments)],
+                              env=dict(self.environment, **variables), cwd=self.path, text=True,
+                              input=text, capture_output=True, timeout=120)
         self.assertEqual(done.returncode, status, done.stdout[-500:] + done.stderr)
         return done
 
@@ -82,7 +83,8 @@ class KnownAnswers(CommandTest):
 
     def test_forty_small_models_share_one_gpu_through_mps_alone(self):
         report = self.path / "r.html"
-        self.run_sublet("plan", EXAMPLES / "forty-small.yaml", "--report", report, "-o", "plan.json")
+        self.run_sublet("plan", EXAMPLES / "forty-small.yaml", "--report", report,
+                        "-o", "plan.json")
         self.assertIn("forty-small", report.read_text())
         plan = json.loads((self.path / "plan.json").read_text())
         self.assertEqual(plan["summary"]["gpus"], 1)
@@ -116,7 +118,8 @@ class OnANode(CommandTest):
         self.assertEqual(plan["gpus"][0]["index"], 0)
 
     def test_a_fleet_without_gpus_is_planned_for_this_node(self):
-        fleet = self.write("f.yaml", SMALL_FLEET.replace("gpus: [{board: a100-80gb, count: 1}]\n", ""))
+        without = SMALL_FLEET.replace("gpus: [{board: a100-80gb, count: 1}]\n", "")
+        fleet = self.write("f.yaml", without)
         plan = self.plan(fleet, SUBLET_SIM="h100-80gb:1")
         self.assertEqual(plan["gpus"][0]["board"], "h100-80gb")
 
@@ -187,7 +190,8 @@ class BadInput(CommandTest):
         self.assertIn("none.yaml", self.refusal(NOT_FOUND, "plan", "none.yaml"))
 
     def test_no_driver_and_no_gpus(self):
-        fleet = self.write("f.yaml", SMALL_FLEET.replace("gpus: [{board: a100-80gb, count: 1}]\n", ""))
+        without = SMALL_FLEET.replace("gpus: [{board: a100-80gb, count: 1}]\n", "")
+        fleet = self.write("f.yaml", without)
         said = self.refusal(UNAVAILABLE, "plan", fleet, SUBLET_NVML="/nonexistent/lib.so")
         self.assertIn("--node", said)
 
