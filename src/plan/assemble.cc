@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "plan/explain.h"
 #include "plan/outlook.h"
+#include "plan/solver.h"
 
 namespace sublet {
 namespace {
@@ -72,7 +73,7 @@ class Seating {
 
   void MatchResidents() {
     struct Pair {
-      int common;
+      double common;  // Replicas that would stay, those of high priority counting for more.
       std::size_t gpu;
       std::size_t seat;
     };
@@ -82,11 +83,13 @@ class Seating {
       const Residents residents = ResidentsOf(*now_[s]);
       for (std::size_t g = 0; g < gpus_.size(); ++g) {
         if (BoardOf(g) != seats_[s].board) continue;
-        int common = 0;
+        double common = 0;
         for (const auto& [w, n] : gpus_[g].counts) {
-          const auto it =
-              residents.find(problem_.fleet->workloads[static_cast<std::size_t>(w)].name);
-          if (it != residents.end()) common += std::min(n, static_cast<int>(it->second.size()));
+          const Workload& workload = problem_.fleet->workloads[static_cast<std::size_t>(w)];
+          const auto it = residents.find(workload.name);
+          if (it == residents.end()) continue;
+          common +=
+              PriorityWeight(workload.priority) * std::min(n, static_cast<int>(it->second.size()));
         }
         if (common > 0) pairs.push_back({common, g, s});
       }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "base/check.h"
@@ -19,11 +20,12 @@ struct Score {
   double cost = std::numeric_limits<double>::infinity();
   double headroom = 1;
   double stretch = 0;
+  std::int64_t stranded = 0;  // MiB.
   int complexity = 0;
 
   Score Plus(const Score& other) const {
     return {cost + other.cost, std::min(headroom, other.headroom), stretch + other.stretch,
-            complexity + other.complexity};
+            stranded + other.stranded, complexity + other.complexity};
   }
   bool Possible() const { return !std::isinf(cost); }
   bool BetterThan(const Score& other) const {
@@ -32,11 +34,12 @@ struct Score {
     if (std::abs(cost - other.cost) > kEqual) return cost < other.cost;
     if (std::abs(headroom - other.headroom) > kEqual) return headroom > other.headroom;
     if (std::abs(stretch - other.stretch) > kEqual) return stretch < other.stretch;
+    if (stranded != other.stranded) return stranded < other.stranded;
     return complexity < other.complexity;
   }
 };
 
-constexpr Score kNothing{0, 1, 0, 0};
+constexpr Score kNothing{0, 1, 0, 0, 0};
 
 int Complexity(SharingMode mode, bool servers) {
   if (mode == SharingMode::kExclusive) return 0;
@@ -158,7 +161,7 @@ class Exact {
     if (workload == counts.size()) {
       const Outlook outlook = OutlookOf(problem_, board, choice);
       if (!outlook.refusal.empty()) return;
-      const Score score{0, outlook.headroom, outlook.stretch_sum,
+      const Score score{0, outlook.headroom, outlook.stretch_sum, outlook.stranded.mib(),
                         Complexity(choice.mode, choice.servers)};
       if (score.BetterThan(best.score)) best = {score, choice};
       return;

@@ -114,6 +114,7 @@ Outlook OutlookOf(const Problem& problem, int board, const PartitionChoice& part
                            .offers[static_cast<std::size_t>(partition.offer)];
   const Occupancy occupancy = OccupancyOf(partition);
   Outlook outlook;
+  if (partition.offer != 0) outlook.stranded = offer.memory - occupancy.memory;
   outlook.refusal = CountedRefusal(problem, offer, partition, occupancy);
   if (outlook.refusal.empty()) outlook.refusal = StrangersRefusal(problem, partition);
   for (const auto& [variant, count] : partition.contents) {

@@ -28,6 +28,9 @@ struct Outlook {
   double headroom = 1;
   // Sum over replicas of service time, neighbours included, over that alone on a whole GPU.
   double stretch_sum = 0;
+  // Memory of a MIG instance that its replicas leave and nobody else can use; of a whole GPU
+  // nothing is lost, because another replica can come.
+  Bytes stranded;
 };
 
 Outlook OutlookOf(const Problem& problem, int board, const PartitionChoice& partition);

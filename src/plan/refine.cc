@@ -1,6 +1,7 @@
 #include "plan/refine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <optional>
 
@@ -64,8 +65,9 @@ PartitionChoice WithCaps(const Problem& problem, int board, PartitionChoice part
 }
 
 bool Better(const Outlook& a, const Outlook& b) {
-  if (a.headroom > b.headroom + kNoticeable) return true;
-  return a.headroom > b.headroom - kNoticeable && a.stretch_sum < b.stretch_sum - kNoticeable;
+  if (std::abs(a.headroom - b.headroom) > kNoticeable) return a.headroom > b.headroom;
+  if (std::abs(a.stretch_sum - b.stretch_sum) > kNoticeable) return a.stretch_sum < b.stretch_sum;
+  return a.stranded < b.stranded;
 }
 
 // The best way to hold these replicas in this partition; nullopt when none is possible.
@@ -101,6 +103,7 @@ void TryWhole(const Problem& problem, Pattern& gpu) {
     const Outlook outlook = OutlookOf(problem, gpu.board, partition);
     cut.headroom = std::min(cut.headroom, outlook.headroom);
     cut.stretch_sum += outlook.stretch_sum;
+    cut.stranded += outlook.stranded;
     for (const auto& [variant, count] : partition.contents) counts[variant->workload] += count;
   }
   const Offer& offer = problem.boards[static_cast<std::size_t>(gpu.board)].offers[0];

@@ -119,6 +119,13 @@ class ColumnGeneration {
         }
       }
     }
+    // Where GPUs are limited, those of high priority take theirs first.
+    const bool limited =
+        std::any_of(problem_.boards.begin(), problem_.boards.end(),
+                    [](const BoardOffers& board) { return board.pool.count >= 0; });
+    for (std::size_t w = 0; limited && w < worth_.size(); ++w) {
+      worth_[w] *= PriorityWeight(problem_.fleet->workloads[w].priority);
+    }
     // At least one GPU is needed; that alone proves many small plans optimal.
     bound_ = cheapest;
   }
@@ -335,6 +342,10 @@ class ColumnGeneration {
 };
 
 }  // namespace
+
+double PriorityWeight(int priority) {
+  return std::exp2(priority / 25.0);
+}
 
 bool Solution::Complete() const {
   return !not_placed.empty() &&

@@ -32,6 +32,10 @@ namespace sublet {
 
 inline constexpr int kExactReplicasMax = 8;  // 3^8 splits into two sets for each board and offer.
 
+// How much more a replica of this priority counts than one of priority 0, where not all can be
+// served alike: 25 steps double it.
+double PriorityWeight(int priority);
+
 struct SolverOptions {
   bool exact_when_small = true;
   bool prove = true;        // Raise the bound; without, the pattern search makes less effort, too.
