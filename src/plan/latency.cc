@@ -64,23 +64,46 @@ Slowdown Compute(double load, int slots) {
   const auto stretched = [&](double q) {
     return std::max(1.0, (occupancy.Quantile(q) + 1) / slots);
   };
-  return {.mean = occupancy.MeanSlowdown(), .p50 = stretched(0.50), .p99 = stretched(0.99)};
+  Slowdown slowdown{
+      .mean = occupancy.MeanSlowdown(), .p50 = stretched(0.50), .p99 = stretched(0.99)};
+  // Half of the requests may find nobody, but somebody comes later.
+  slowdown.p50 = std::max(slowdown.p50, slowdown.mean);
+  // The spread is read off the 99 % quantile, as if it were normal.
+  const double spread = std::max(0.0, slowdown.p99 - slowdown.mean) / kNormalP99;
+  slowdown.jitter = spread * spread / slowdown.mean;
+  return slowdown;
+}
+
+constexpr std::size_t TableIndex(int step, int slots) {
+  return static_cast<std::size_t>((slots - 1) * (kLoadGrid + 1) + step);
+}
+
+// Quantiles are whole numbers of neighbours and jump, the mean grows evenly; between two jumps the
+// jitter would shrink. It is kept at the largest of any smaller load and of any more slots.
+std::vector<Slowdown> BuildTable() {
+  std::vector<Slowdown> table(TableIndex(0, kSlotsMax + 1));
+  for (int slots = kSlotsMax; slots >= 1; --slots) {
+    double jitter = 0;
+    for (int step = 0; step <= kLoadGrid; ++step) {
+      Slowdown& entry = table[TableIndex(step, slots)];
+      const double load = static_cast<double>(step) / kLoadGrid;
+      if (load > kUtilisationMax) {
+        entry = {kInfinity, kInfinity, kInfinity, kInfinity};
+        continue;
+      }
+      entry = Compute(load, slots);
+      if (slots < kSlotsMax) jitter = std::max(jitter, table[TableIndex(step, slots + 1)].jitter);
+      jitter = std::max(jitter, entry.jitter);
+      entry.jitter = jitter;
+    }
+  }
+  return table;
 }
 
 // The planner asks for the same few thousand values millions of times.
 const Slowdown& Tabled(int step, int slots) {
-  static const auto* const table = [] {
-    auto* values = new std::vector<Slowdown>(static_cast<std::size_t>((kLoadGrid + 1) * kSlotsMax));
-    for (int s = 1; s <= kSlotsMax; ++s) {
-      for (int i = 0; i <= kLoadGrid; ++i) {
-        const double load = static_cast<double>(i) / kLoadGrid;
-        (*values)[static_cast<std::size_t>((s - 1) * (kLoadGrid + 1) + i)] =
-            load <= kUtilisationMax ? Compute(load, s) : Slowdown{kInfinity, kInfinity, kInfinity};
-      }
-    }
-    return values;
-  }();
-  return (*table)[static_cast<std::size_t>((slots - 1) * (kLoadGrid + 1) + step)];
+  static const auto* const table = new std::vector<Slowdown>(BuildTable());
+  return (*table)[TableIndex(step, slots)];
 }
 
 // q-quantile over mean of a lognormal service time with this coefficient of variation.
@@ -96,7 +119,7 @@ Slowdown SlowdownBy(const Neighbours& neighbours) {
   CHECK(neighbours.slots >= 1 && neighbours.slots <= kSlotsMax);
   // The small amount taken off keeps sums of exact grid values on their grid point.
   const double step = std::ceil(neighbours.others_load * kLoadGrid - 1e-6);
-  if (step > kLoadGrid) return {kInfinity, kInfinity, kInfinity};
+  if (step > kLoadGrid) return {kInfinity, kInfinity, kInfinity, kInfinity};
   return Tabled(std::max(0, static_cast<int>(step)), neighbours.slots);
 }
 
@@ -106,12 +129,10 @@ Latency PredictLatency(const RequestStream& stream, const Slowdown& slowdown) {
   if (!(utilisation <= kUtilisationMax)) {
     return {.stable = false, .utilisation = utilisation, .p50_ms = kInfinity, .p99_ms = kInfinity};
   }
-  // The neighbours make the service times vary too; their spread is read off the 99 % quantile.
-  const double spread = (slowdown.p99 - slowdown.mean) / (kNormalP99 * slowdown.mean);
   const double variation =
-      stream.service_variability * stream.service_variability + (spread > 0 ? spread * spread : 0);
+      stream.burstiness + stream.service_variability * stream.service_variability;
   const double decay_ms =
-      service_mean_ms * (stream.burstiness + variation) / (2 * (1 - utilisation));
+      stream.service_ms * (slowdown.mean * variation + slowdown.jitter) / (2 * (1 - utilisation));
   const auto wait_ms = [&](double q) {
     return utilisation > 1 - q ? decay_ms * std::log(utilisation / (1 - q)) : 0.0;
   };

@@ -15,8 +15,8 @@
 // depends on the service times by their mean alone: Kelly, "Reversibility and Stochastic Networks",
 // 1979). A request is charged for the number of neighbours that it finds, as if they stayed until
 // its end: of all requests that is the worst for a short one, and an upper bound on the variance
-// for the rest (Coffman, Muntz and Trotter 1970). The wait in the own queue follows Kingman's
-// formula with an exponential tail.
+// for the rest (Coffman, Muntz and Trotter 1970); its median is no less than the mean. The wait in
+// the own queue follows Kingman's formula with an exponential tail.
 //
 // Pure functions of their arguments. Thread safety: no shared state but constants.
 #pragma once
@@ -41,11 +41,14 @@ struct Neighbours {
 };
 
 // How much longer a service takes; 1: not at all. Infinite where the neighbours' load exceeds
-// kUtilisationMax.
+// kUtilisationMax. No part of it shrinks when the load grows or the slots get fewer, and so no
+// latency does: a limit on the load can be found by bisection.
 struct Slowdown {
   double mean = 1;
   double p50 = 1;
   double p99 = 1;
+  // What the neighbours add to the variance of the service time, over mean x (service alone)^2.
+  double jitter = 0;
 };
 
 Slowdown SlowdownBy(const Neighbours& neighbours);

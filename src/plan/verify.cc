@@ -37,53 +37,74 @@ class Verifier {
       }
     }
     RETURN_IF_ERROR(CheckReplicaCounts());
-    return CheckMoney();
+    return CheckSummary();
   }
 
  private:
-  Status CheckGpu(const PlannedGpu& gpu) {
-    ASSIGN_OR_RETURN(const Board* board, catalogue_.Find(gpu.board));
-    const Calibration calibration = ForBoard(calibration_, *board);
-    int clients = 0;
+  // What the instances of a GPU have taken so far.
+  struct Cut {
     int covered_until = 0;
     std::map<std::string, int> instances;
     EngineCounts engines;
+  };
+
+  Status CheckGpu(const PlannedGpu& gpu) {
+    ASSIGN_OR_RETURN(const Board* board, catalogue_.Find(gpu.board));
+    const Calibration calibration = ForBoard(calibration_, *board);
     if (gpu.partitions.empty()) return Broken("{} does nothing", gpu.name);
+    int clients = 0;
+    Cut cut;
     for (const PlannedPartition& partition : gpu.partitions) {
-      if (partition.profile.empty() && (gpu.mig || gpu.partitions.size() != 1)) {
-        return Broken("{} is whole and cut at once", gpu.name);
-      }
-      if (!partition.profile.empty()) {
-        const MigProfile* profile = board->FindProfile(partition.profile);
-        if (!gpu.mig || profile == nullptr || profile->id != partition.profile_id ||
-            profile->size != partition.size) {
-          return Broken("{} has no profile {}", gpu.name, partition.profile);
+      if (partition.profile.empty()) {
+        if (gpu.mig || gpu.partitions.size() != 1) {
+          return Broken("{} is whole and cut at once", gpu.name);
         }
-        const auto& starts = profile->starts;
-        if (std::find(starts.begin(), starts.end(), partition.start) == starts.end() ||
-            partition.start < covered_until) {
-          return Broken("{} can't lie at {} of {}", partition.profile, partition.start, gpu.name);
-        }
-        covered_until = partition.start + partition.size;
-        if (++instances[profile->name] > profile->max_instances) {
-          return Broken("{} has too many {}", gpu.name, profile->name);
-        }
-        Add(engines, profile->engines);
-        if (partition.memory > profile->memory) return Broken("{} is too large", partition.name);
-      } else if (partition.memory > board->memory - calibration.device_reserve) {
-        return Broken("{} is too large", partition.name);
+        RETURN_IF_ERROR(
+            CheckSize(partition, board->memory - calibration.device_reserve, board->sm_count));
+      } else {
+        RETURN_IF_ERROR(CheckInstance(gpu, partition, *board, cut));
       }
       RETURN_IF_ERROR(CheckPartition(partition, *board, calibration));
       if (partition.mode == SharingMode::kMps) {
         clients += static_cast<int>(partition.replicas.size());
       }
     }
-    if (covered_until > board->memory_units) return Broken("{} is cut beyond its end", gpu.name);
     if (clients > calibration.mps_clients_max) {
       return Broken("{} has {} MPS clients of at most {}", gpu.name, clients,
                     calibration.mps_clients_max);
     }
-    if (!Within(engines, board->engines)) return Broken("{} has not the engines", gpu.name);
+    if (!Within(cut.engines, board->engines)) return Broken("{} has not the engines", gpu.name);
+    return {};
+  }
+
+  static Status CheckInstance(const PlannedGpu& gpu, const PlannedPartition& partition,
+                              const Board& board, Cut& cut) {
+    const MigProfile* profile = board.FindProfile(partition.profile);
+    if (!gpu.mig || profile == nullptr || profile->id != partition.profile_id ||
+        profile->size != partition.size) {
+      return Broken("{} has no profile {}", gpu.name, partition.profile);
+    }
+    const auto& starts = profile->starts;
+    if (std::find(starts.begin(), starts.end(), partition.start) == starts.end() ||
+        partition.start < cut.covered_until) {
+      return Broken("{} can't lie at {} of {}", partition.profile, partition.start, gpu.name);
+    }
+    cut.covered_until = partition.start + partition.size;
+    if (cut.covered_until > board.memory_units) {
+      return Broken("{} is cut beyond its end", gpu.name);
+    }
+    if (++cut.instances[profile->name] > profile->max_instances) {
+      return Broken("{} has too many {}", gpu.name, profile->name);
+    }
+    Add(cut.engines, profile->engines);
+    return CheckSize(partition, profile->memory, profile->sm_count);
+  }
+
+  static Status CheckSize(const PlannedPartition& partition, Bytes memory, int sm_count) {
+    if (partition.memory > memory) return Broken("{} is too large", partition.name);
+    if (partition.sm_count != sm_count) {
+      return Broken("{} has {} SMs, not {}", partition.name, sm_count, partition.sm_count);
+    }
     return {};
   }
 
@@ -137,6 +158,10 @@ class Verifier {
                       const Workload& workload, const Board& board,
                       const Calibration& calibration) const {
     const bool mps = partition.mode == SharingMode::kMps;
+    if (workload.load &&
+        replica.prediction.service_ms < FullServiceMs(workload, board) * (1 - kTolerance)) {
+      return Broken("{} is served faster than alone on the whole board", replica.id);
+    }
     if (mps != replica.sm_percent.has_value() || mps != replica.server.has_value() ||
         mps != replica.memory_limit.has_value()) {
       return Broken("{} has limits of another mode", replica.id);
@@ -153,6 +178,9 @@ class Verifier {
     if (*replica.memory_limit < workload.memory ||
         *replica.memory_limit + replica.context > replica.memory + Bytes{1 << 20}) {
       return Broken("{} has a limit of {}", replica.id, FormatBytes(*replica.memory_limit));
+    }
+    if (*replica.server < 0 || *replica.server >= static_cast<int>(partition.servers.size())) {
+      return Broken("{} has no server {}", replica.id, *replica.server);
     }
     const PlannedServer& server = partition.servers[static_cast<std::size_t>(*replica.server)];
     if (!server.tenant.empty() && server.tenant != replica.tenant) {
@@ -230,6 +258,13 @@ class Verifier {
         return Broken("{} misses its latency target in {}: p99 {:.2f} ms", replica.id,
                       partition.name, latency.p99_ms);
       }
+      // What is worked out here rounds in the replica's favour, so the plan may not say less.
+      const Prediction& stated = replica.prediction;
+      if (stated.latency_ms_p50.value_or(0) < latency.p50_ms * (1 - kTolerance) ||
+          stated.latency_ms_p99.value_or(0) < latency.p99_ms * (1 - kTolerance)) {
+        return Broken("{} predicts a better latency than a p99 of {:.2f} ms", replica.id,
+                      latency.p99_ms);
+      }
     }
     return {};
   }
@@ -258,10 +293,20 @@ class Verifier {
     return {};
   }
 
-  Status CheckMoney() const {
+  Status CheckSummary() const {
     double cost = 0;
-    for (const PlannedGpu& gpu : plan_.gpus) cost += gpu.price_usd_hour * kHoursPerMonth;
+    int replicas = 0;
+    std::map<std::string, int> boards;
+    for (const PlannedGpu& gpu : plan_.gpus) {
+      cost += gpu.price_usd_hour * kHoursPerMonth;
+      ++boards[gpu.board];
+    }
+    for (const Workload& workload : fleet_.workloads) replicas += workload.replicas;
     const PlanSummary& summary = plan_.summary;
+    if (summary.gpus != static_cast<int>(plan_.gpus.size()) || summary.gpus_by_board != boards ||
+        summary.replicas != replicas) {
+      return Broken("its summary counts {} replicas on {} GPUs", summary.replicas, summary.gpus);
+    }
     if (std::abs(cost - summary.cost_month_usd) > kTolerance * (1 + cost)) {
       return Broken("its cost is {:.2f}, not {:.2f}", cost, summary.cost_month_usd);
     }
