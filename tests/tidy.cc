@@ -344,6 +344,30 @@ std::vector<Finding> CheckUnorderedIteration(const SourceFile& file) {
   return findings;
 }
 
+std::vector<Finding> CheckTypesAreUnique(const std::vector<SourceFile>& files) {
+  // At the margin: members of a class and of a nested namespace of one's own don't collide.
+  static const std::regex kType(R"(^(?:struct|class|enum class) (\w+)[^;]*\{)");
+  static const std::regex kNamespace(R"(^namespace ([\w:]+) \{)");
+  std::map<std::string, std::string> first_in;
+  std::vector<Finding> findings;
+  for (const SourceFile& file : files) {
+    if (!IsHeader(file.path) || ModuleOf(file.path).empty()) continue;
+    std::string space;
+    const std::vector<std::string_view> lines = Lines(file.text);
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      std::match_results<std::string_view::const_iterator> match;
+      if (std::regex_search(lines[i].begin(), lines[i].end(), match, kNamespace)) space = match[1];
+      if (!std::regex_search(lines[i].begin(), lines[i].end(), match, kType)) continue;
+      const std::string name = space + "::" + match[1].str();
+      const auto [known, added] = first_in.emplace(name, file.path);
+      if (added) continue;
+      findings.push_back({file.path, static_cast<int>(i) + 1,
+                          fmt::format("{} is also in {}", name, known->second)});
+    }
+  }
+  return findings;
+}
+
 std::vector<Finding> CheckLines(const SourceFile& file) {
   // Spelt in two pieces, so that this file passes itself.
   static const std::regex kUnfinished(R"(\b(TO)"

@@ -64,6 +64,10 @@ std::vector<Finding> CheckHeaderForm(const SourceFile& file);
 // Loops over unordered containers in plan/ and render/, whose output must not depend on a hash.
 std::vector<Finding> CheckUnorderedIteration(const SourceFile& file);
 
+// Types of the same name in two modules' headers. All are in one namespace, and the linker takes
+// one of the two for both: the program then reads one's fields at the other's offsets.
+std::vector<Finding> CheckTypesAreUnique(const std::vector<SourceFile>& files);
+
 // --- for any text file ---
 
 // Lines over 100 columns (code only), unfinished-work markers, paths of somebody's machine, tabs in

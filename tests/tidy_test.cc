@@ -185,6 +185,16 @@ TEST(TidySample, FindsALoopOverAHashTable) {
   EXPECT_THAT(CheckUnorderedIteration({"src/plan/a.cc", declared + "counts.find(1);"}), IsEmpty());
 }
 
+TEST(TidySample, FindsTypesOfOneName) {
+  const std::string seat = "namespace sublet {\nstruct Seat {\n  int x;\n};\n";
+  EXPECT_THAT(CheckTypesAreUnique({{"src/plan/a.h", seat}, {"src/render/b.h", seat}}),
+              ElementsAre(Finding{"src/render/b.h", 2, "sublet::Seat is also in src/plan/a.h"}));
+  EXPECT_THAT(CheckTypesAreUnique({{"src/plan/a.h", seat},
+                                   {"src/render/b.h", "namespace sublet {\nstruct Seat;\n"},
+                                   {"sim/x/c.h", "namespace sublet::sim {\nstruct Seat {\n};\n"}}),
+              IsEmpty());
+}
+
 TEST(TidySample, FindsBadLines) {
   const std::string mark = std::string("// FIX") + "ME later";
   const std::string path = std::string("x = \"/ho") + "me/me/x\"";
@@ -251,6 +261,12 @@ TEST(TidyRepository, HasNoBannedCalls) {
 
 TEST(TidyRepository, FunctionsFitAScreen) {
   ExpectNone(FindAll(IsCxx, CheckFunctionLength));
+}
+
+TEST(TidyRepository, TypesHaveNamesOfTheirOwn) {
+  std::string report;
+  for (const Finding& finding : CheckTypesAreUnique(Repository())) report += Format(finding) + "\n";
+  ExpectNone(report);
 }
 
 TEST(TidyRepository, HeadersHaveTheirForm) {

@@ -34,8 +34,8 @@ Residents ResidentsOf(const PlannedGpu& gpu) {
 // Puts patterns on GPUs so that many replicas stay: the pair with the most in common first.
 class Seating {
  public:
-  Seating(const Problem& problem, const std::vector<Pattern>& gpus, const std::vector<Seat>& seats,
-          const Plan* current)
+  Seating(const Problem& problem, const std::vector<Pattern>& gpus,
+          const std::vector<GpuSeat>& seats, const Plan* current)
       : problem_(problem), gpus_(gpus), seat_of_(gpus.size(), -1) {
     seats_ = seats;
     std::map<std::string, const PlannedGpu*> now_by_uuid;
@@ -50,7 +50,7 @@ class Seating {
       }
     }
     if (now_.empty()) {
-      for (const Seat& seat : seats_) {
+      for (const GpuSeat& seat : seats_) {
         const auto it = now_by_uuid.find(seat.uuid);
         now_.push_back(it == now_by_uuid.end() ? nullptr : it->second);
       }
@@ -61,7 +61,7 @@ class Seating {
 
   // The seat's index, or -1 for a GPU that is only planned.
   int SeatOf(std::size_t gpu) const { return seat_of_[gpu]; }
-  const Seat& At(int seat) const { return seats_[static_cast<std::size_t>(seat)]; }
+  const GpuSeat& At(int seat) const { return seats_[static_cast<std::size_t>(seat)]; }
   const PlannedGpu* NowAt(int seat) const {
     return seat < 0 ? nullptr : now_[static_cast<std::size_t>(seat)];
   }
@@ -115,7 +115,7 @@ class Seating {
 
   const Problem& problem_;
   const std::vector<Pattern>& gpus_;
-  std::vector<Seat> seats_;
+  std::vector<GpuSeat> seats_;
   std::vector<const PlannedGpu*> now_;  // By seat.
   std::set<std::size_t> taken_;
   std::vector<int> seat_of_;
@@ -177,8 +177,8 @@ class Numbering {
 
 class Assembly {
  public:
-  Assembly(const Problem& problem, const std::vector<Pattern>& gpus, const std::vector<Seat>& seats,
-           const Plan* current)
+  Assembly(const Problem& problem, const std::vector<Pattern>& gpus,
+           const std::vector<GpuSeat>& seats, const Plan* current)
       : problem_(problem),
         gpus_(gpus),
         seating_(problem, gpus, seats, current),
@@ -446,7 +446,7 @@ class Assembly {
 }  // namespace
 
 Plan AssemblePlan(const Problem& problem, const std::vector<Pattern>& gpus,
-                  const std::vector<Seat>& seats, const Plan* current) {
+                  const std::vector<GpuSeat>& seats, const Plan* current) {
   return Assembly(problem, gpus, seats, current).Run(current);
 }
 

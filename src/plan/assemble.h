@@ -18,7 +18,7 @@
 namespace sublet {
 
 // A GPU that a pattern may be put on.
-struct Seat {
+struct GpuSeat {
   std::string board;
   std::string node;
   std::string uuid;  // Empty for a GPU that is only planned.
@@ -28,6 +28,6 @@ struct Seat {
 // `seats` are the GPUs of the node, or empty where the plan is for GPUs to come. `current` may be
 // null. Fills everything but summary's bound, strategies, rejections and warnings.
 Plan AssemblePlan(const Problem& problem, const std::vector<Pattern>& gpus,
-                  const std::vector<Seat>& seats, const Plan* current);
+                  const std::vector<GpuSeat>& seats, const Plan* current);
 
 }  // namespace sublet

@@ -21,7 +21,7 @@ constexpr double kOptimalPercent = 1e-4;  // Less of a gap is the rounding of su
 // What a plan may use, and which GPUs these are where they exist.
 struct Market {
   std::vector<Pool> pools;
-  std::vector<Seat> seats;
+  std::vector<GpuSeat> seats;
   std::vector<std::string> warnings;
 };
 
