@@ -60,8 +60,8 @@ $words
 WORDS
 }
 
-# Prints what the control daemon of a server answers. The daemon serves one control program at a time
-# and turns the others away, so replicas that start together must ask again.
+# Prints what the control daemon of a server answers. The daemon serves one control program at a
+# time and turns the others away, so replicas that start together must ask again.
 ask() { # SERVER COMMAND
   asked=0
   while :; do
