@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -16,6 +17,10 @@ constexpr double kSumSlack = 1e-9;
 // Cuts whose proven worth is within this many of the best are filled for real; the first is nearly
 // always the one.
 constexpr int kCutsTried = 4;
+
+// Steps towards the rents at which instances share the demand; most cuts need less than ten.
+constexpr int kRentSteps = 40;
+constexpr double kRentSlack = 1e-3;  // Relative: a bound this close to the best found will do.
 
 // The knapsack's weights of one replica, as parts of the offer's capacities.
 std::array<double, kKnapsackDimensions> WeightsOf(const Variant& v, const Offer& offer,
@@ -246,71 +251,141 @@ double Pricer::WorthAtMost(int board, int offer_index, const std::vector<double>
   return most;
 }
 
-std::optional<Pattern> Pricer::CutByMig(int board, const std::vector<double>& worth,
-                                        const std::vector<int>& demand, double& value,
-                                        double& value_max) {
-  const BoardOffers& offers = problem_.boards[static_cast<std::size_t>(board)];
-  const std::size_t profiles = offers.pool.board->profiles.size();
-  // Most of the time no cut can compete, and bounds on the instances' worth show it.
-  std::vector<double> bounds;
-  for (std::size_t p = 0; p < profiles; ++p) {
-    bounds.push_back(WorthAtMost(board, static_cast<int>(p) + 1, worth, demand));
+Priced Pricer::Arrange(int board, const std::vector<int>& cut, const std::vector<Filled>& filled,
+                       const std::vector<double>& worth, const std::vector<int>& demand,
+                       bool largest_first) {
+  Priced arranged;
+  Pattern pattern{board, {}, {}};
+  std::vector<int> left = demand;
+  for (std::size_t i = 0; i < cut.size(); ++i) {
+    const std::size_t p = largest_first ? cut.size() - 1 - i : i;
+    for (int n = 0; n < cut[p]; ++n) {
+      Filled instance = filled[p];
+      const bool enough = std::all_of(
+          instance.choice.contents.begin(), instance.choice.contents.end(), [&](const auto& c) {
+            return left[static_cast<std::size_t>(c.first->workload)] >= c.second;
+          });
+      if (!enough) instance = Fill(board, static_cast<int>(p) + 1, worth, left, 0);
+      if (instance.choice.contents.empty()) continue;
+      for (const auto& [variant, count] : instance.choice.contents) {
+        const auto w = static_cast<std::size_t>(variant->workload);
+        left[w] -= count;
+        arranged.value += worth[w] * count;
+      }
+      pattern.partitions.push_back(std::move(instance.choice));
+    }
   }
-  double most = 0;
-  for (const std::vector<int>& cut : offers.geometry->MaximalMultisets()) {
-    double sum = 0;
-    for (std::size_t p = 0; p < profiles; ++p) sum += cut[p] * bounds[p];
-    most = std::max(most, sum);
-  }
-  if (most <= value) {
-    value_max = std::max(value_max, most);
-    return std::nullopt;
-  }
+  arranged.pattern = std::move(pattern);
+  return arranged;
+}
+
+void Pricer::Keep(Priced arranged, Priced& best) {
+  if (arranged.value <= best.value) return;
+  best.value = arranged.value;
+  best.pattern = std::move(arranged.pattern);
+}
+
+std::vector<Pricer::Filled> Pricer::FillInstances(int board, const std::vector<double>& worth,
+                                                  const std::vector<int>& demand) {
   std::vector<Filled> filled;
+  const std::size_t profiles =
+      problem_.boards[static_cast<std::size_t>(board)].pool.board->profiles.size();
   for (std::size_t p = 0; p < profiles; ++p) {
     filled.push_back(Fill(board, static_cast<int>(p) + 1, worth, demand, 0));
   }
-  // By the sum of what each instance could be worth with the whole demand to itself.
-  std::vector<std::pair<double, const std::vector<int>*>> cuts;
-  for (const std::vector<int>& cut : offers.geometry->MaximalMultisets()) {
-    double sum = 0;
-    for (std::size_t p = 0; p < profiles; ++p) sum += cut[p] * filled[p].value_max;
-    cuts.emplace_back(sum, &cut);
+  return filled;
+}
+
+void Pricer::Cuts::Limit(const std::vector<Filled>& filled, double rent) {
+  for (Cut& cut : all) {
+    double sum = rent;
+    for (std::size_t p = 0; p < filled.size(); ++p) {
+      sum += (*cut.instances)[p] * filled[p].value_max;
+    }
+    cut.value_max = std::min(cut.value_max, sum);
   }
-  std::stable_sort(cuts.begin(), cuts.end(),
-                   [](const auto& a, const auto& b) { return a.first > b.first; });
-  if (cuts.empty()) return std::nullopt;
-  value_max = std::max(value_max, cuts[0].first);
-  std::optional<Pattern> best;
-  for (int tried = 0; tried < kCutsTried && tried < static_cast<int>(cuts.size()); ++tried) {
-    const auto& [sum, cut] = cuts[static_cast<std::size_t>(tried)];
-    if (sum <= value) break;
-    Pattern pattern{board, {}, {}};
-    std::vector<int> left = demand;
-    double realised = 0;
-    for (std::size_t p = profiles; p-- > 0;) {
-      for (int n = 0; n < (*cut)[p]; ++n) {
-        const auto enough = [&](const PartitionChoice& choice) {
-          return std::all_of(choice.contents.begin(), choice.contents.end(), [&](const auto& c) {
-            return left[static_cast<std::size_t>(c.first->workload)] >= c.second;
-          });
-        };
-        Filled instance = filled[p];
-        if (!enough(instance.choice))
-          instance = Fill(board, static_cast<int>(p) + 1, worth, left, 0);
-        if (instance.choice.contents.empty()) continue;
-        for (const auto& [variant, count] : instance.choice.contents) {
-          left[static_cast<std::size_t>(variant->workload)] -= count;
-        }
-        realised += instance.value;
-        pattern.partitions.push_back(std::move(instance.choice));
+}
+
+Pricer::Cuts::Cut& Pricer::Cuts::Best() {
+  return *std::max_element(all.begin(), all.end(),
+                           [](const Cut& a, const Cut& b) { return a.value_max < b.value_max; });
+}
+
+// Instances of one cut draw on the same demand. Each is filled as if it had all of it to itself, at
+// a worth less the rent of a replica; rents rise where the instances together take more than there
+// is, and fall where they take less (subgradient steps of Polyak's length). The rents of the whole
+// demand plus what the instances are worth beyond it is a bound for any rents.
+void Pricer::ShareDemand(int board, const std::vector<double>& worth,
+                         const std::vector<int>& demand, std::vector<Filled> filled, Cuts& cuts,
+                         Priced& best) {
+  std::vector<double> rents(worth.size(), 0);
+  for (int step = 0; step < kRentSteps; ++step) {
+    Cuts::Cut& cut = cuts.Best();
+    if (cut.value_max <= best.value * (1 + kRentSlack)) return;
+    std::vector<double> excess(worth.size(), 0);
+    for (std::size_t w = 0; w < worth.size(); ++w) excess[w] = -demand[w];
+    double bound = 0;
+    for (std::size_t p = 0; p < filled.size(); ++p) {
+      bound += (*cut.instances)[p] * filled[p].value_max;
+      for (const auto& [variant, count] : filled[p].choice.contents) {
+        excess[static_cast<std::size_t>(variant->workload)] += (*cut.instances)[p] * count;
       }
     }
-    if (realised <= value) continue;
-    value = realised;
-    best = std::move(pattern);
+    double slope = 0;
+    for (std::size_t w = 0; w < worth.size(); ++w) {
+      bound += rents[w] * demand[w];
+      if (excess[w] < 0 && rents[w] == 0) excess[w] = 0;
+      slope += excess[w] * excess[w];
+    }
+    if (slope == 0) return;  // They take no more than there is: nothing to share.
+    const double length = (bound - best.value) / slope;
+    double rent = 0;
+    std::vector<double> rest = worth;
+    for (std::size_t w = 0; w < worth.size(); ++w) {
+      rents[w] = std::clamp(rents[w] + length * excess[w], 0.0, worth[w]);
+      rest[w] -= rents[w];
+      rent += rents[w] * demand[w];
+    }
+    filled = FillInstances(board, rest, demand);
+    cuts.Limit(filled, rent);
+    Keep(Arrange(board, *cut.instances, filled, worth, demand, true), best);
   }
-  return best;
+}
+
+void Pricer::CutByMig(int board, const std::vector<double>& worth, const std::vector<int>& demand,
+                      Priced& best) {
+  const BoardOffers& offers = problem_.boards[static_cast<std::size_t>(board)];
+  const std::size_t profiles = offers.pool.board->profiles.size();
+  // Most of the time no cut can compete, and bounds on the instances' worth show it.
+  std::vector<Filled> filled(profiles);
+  for (std::size_t p = 0; p < profiles; ++p) {
+    filled[p].value_max = WorthAtMost(board, static_cast<int>(p) + 1, worth, demand);
+  }
+  Cuts cuts;
+  for (const std::vector<int>& cut : offers.geometry->MaximalMultisets()) {
+    cuts.all.push_back({&cut, std::numeric_limits<double>::infinity()});
+  }
+  if (cuts.all.empty()) return;
+  cuts.Limit(filled, 0);
+  if (cuts.Best().value_max > best.value) {
+    filled = FillInstances(board, worth, demand);
+    cuts.Limit(filled, 0);
+    std::stable_sort(cuts.all.begin(), cuts.all.end(), [](const Cuts::Cut& a, const Cuts::Cut& b) {
+      return a.value_max > b.value_max;
+    });
+    for (int tried = 0; tried < kCutsTried && tried < static_cast<int>(cuts.all.size()); ++tried) {
+      const Cuts::Cut& cut = cuts.all[static_cast<std::size_t>(tried)];
+      if (cut.value_max <= best.value) break;
+      Keep(Arrange(board, *cut.instances, filled, worth, demand, true), best);
+      if (best.value < cut.value_max) {
+        Keep(Arrange(board, *cut.instances, filled, worth, demand, false), best);
+      }
+    }
+    if (nodes_max_ > kPricingNodes) {
+      ShareDemand(board, worth, demand, std::move(filled), cuts, best);
+    }
+  }
+  best.value_max = std::max(best.value_max, cuts.Best().value_max);
 }
 
 Priced Pricer::Best(int board, const std::vector<double>& worth, const std::vector<int>& demand,
@@ -323,11 +398,7 @@ Priced Pricer::Best(int board, const std::vector<double>& worth, const std::vect
   if (!whole.choice.contents.empty()) {
     priced.pattern = Pattern{board, {std::move(whole.choice)}, {}};
   }
-  if (offers.geometry != nullptr) {
-    if (auto cut = CutByMig(board, worth, demand, priced.value, priced.value_max)) {
-      priced.pattern = std::move(cut);
-    }
-  }
+  if (offers.geometry != nullptr) CutByMig(board, worth, demand, priced);
   if (priced.pattern) priced.pattern->Tally();
   return priced;
 }

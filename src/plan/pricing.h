@@ -121,8 +121,32 @@ class Pricer {
   // No filling of this offer is worth more; quick, by the relaxation alone.
   double WorthAtMost(int board, int offer, const std::vector<double>& worth,
                      const std::vector<int>& demand);
-  std::optional<Pattern> CutByMig(int board, const std::vector<double>& worth,
-                                  const std::vector<int>& demand, double& value, double& value_max);
+  // Every way of cutting a board, with what is proven about it.
+  struct Cuts {
+    struct Cut {
+      const std::vector<int>* instances;  // By profile.
+      double value_max;
+    };
+    // Lowers each cut's limit to `rent` plus the sum of its instances', where that is less.
+    void Limit(const std::vector<Filled>& filled, double rent);
+    Cut& Best();
+
+    std::vector<Cut> all;
+  };
+
+  // Raises value and value_max of `best` to those of the best cut.
+  void CutByMig(int board, const std::vector<double>& worth, const std::vector<int>& demand,
+                Priced& best);
+  // By profile, each instance with the whole demand to itself.
+  std::vector<Filled> FillInstances(int board, const std::vector<double>& worth,
+                                    const std::vector<int>& demand);
+  // Fills the instances of a cut one after the other; `filled` as long as the demand lasts.
+  Priced Arrange(int board, const std::vector<int>& cut, const std::vector<Filled>& filled,
+                 const std::vector<double>& worth, const std::vector<int>& demand,
+                 bool largest_first);
+  void ShareDemand(int board, const std::vector<double>& worth, const std::vector<int>& demand,
+                   std::vector<Filled> filled, Cuts& cuts, Priced& best);
+  static void Keep(Priced arranged, Priced& best);
 
   const Problem& problem_;
   std::vector<std::vector<std::vector<Task>>> tasks_;  // By board, by offer.
