@@ -88,19 +88,24 @@ function(sublet_test name)
                        PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS ${name})
 endfunction()
 
-# sublet_benchmark(NAME SOURCES ... DEPS ...): a Google Benchmark program; every test run executes
-# it once, tiny, so that benchmarks don't rot.
+# sublet_benchmark(NAME SOURCES ... DEPS ... TEST_FILTER regex): a Google Benchmark program; every
+# test run executes it once, tiny, so that benchmarks don't rot. Where even once takes long,
+# TEST_FILTER says which of its benchmarks are enough; with '-' in front, which to leave out.
 function(sublet_benchmark name)
   if(NOT SUBLET_BUILD_BENCHMARKS)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TEST_FILTER" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_compile_definitions(${name} PRIVATE SUBLET_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              SUBLET_BINARY_DIR="${CMAKE_BINARY_DIR}")
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} benchmark::benchmark)
   if(SUBLET_BUILD_TESTS)
-    add_test(NAME ${name}.runs COMMAND ${name} --benchmark_min_time=0.001)
+    if(NOT ARG_TEST_FILTER)
+      set(ARG_TEST_FILTER all)
+    endif()
+    add_test(NAME ${name}.runs COMMAND ${name} --benchmark_min_time=0.001
+             --benchmark_filter=${ARG_TEST_FILTER})
   endif()
 endfunction()
 

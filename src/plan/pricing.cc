@@ -296,6 +296,12 @@ std::vector<Pricer::Filled> Pricer::FillInstances(int board, const std::vector<d
   return filled;
 }
 
+Pricer::Cuts::Cuts(const std::vector<std::vector<int>>& multisets) {
+  for (const std::vector<int>& instances : multisets) {
+    all.push_back({&instances, std::numeric_limits<double>::infinity(), false});
+  }
+}
+
 void Pricer::Cuts::Limit(const std::vector<Filled>& filled, double rent) {
   for (Cut& cut : all) {
     double sum = rent;
@@ -306,9 +312,18 @@ void Pricer::Cuts::Limit(const std::vector<Filled>& filled, double rent) {
   }
 }
 
-Pricer::Cuts::Cut& Pricer::Cuts::Best() {
-  return *std::max_element(all.begin(), all.end(),
-                           [](const Cut& a, const Cut& b) { return a.value_max < b.value_max; });
+Pricer::Cuts::Cut* Pricer::Cuts::BestUntried() {
+  Cut* best = nullptr;
+  for (Cut& cut : all) {
+    if (!cut.tried && (best == nullptr || cut.value_max > best->value_max)) best = &cut;
+  }
+  return best;
+}
+
+double Pricer::Cuts::ValueMax() const {
+  double most = 0;
+  for (const Cut& cut : all) most = std::max(most, cut.value_max);
+  return most;
 }
 
 // Instances of one cut draw on the same demand. Each is filled as if it had all of it to itself, at
@@ -316,11 +331,13 @@ Pricer::Cuts::Cut& Pricer::Cuts::Best() {
 // is, and fall where they take less (subgradient steps of Polyak's length). The rents of the whole
 // demand plus what the instances are worth beyond it is a bound for any rents.
 void Pricer::ShareDemand(int board, const std::vector<double>& worth,
-                         const std::vector<int>& demand, std::vector<Filled> filled, Cuts& cuts,
-                         Priced& best) {
+                         const std::vector<int>& demand, Cuts& cuts, Priced& best) {
   std::vector<double> rents(worth.size(), 0);
+  std::vector<Filled> filled = FillInstances(board, worth, demand);
+  cuts.Limit(filled, 0);
+  for (Cuts::Cut& cut : cuts.all) cut.tried = false;
   for (int step = 0; step < kRentSteps; ++step) {
-    Cuts::Cut& cut = cuts.Best();
+    const Cuts::Cut& cut = *cuts.BestUntried();
     if (cut.value_max <= best.value * (1 + kRentSlack)) return;
     std::vector<double> excess(worth.size(), 0);
     for (std::size_t w = 0; w < worth.size(); ++w) excess[w] = -demand[w];
@@ -356,36 +373,36 @@ void Pricer::CutByMig(int board, const std::vector<double>& worth, const std::ve
                       Priced& best) {
   const BoardOffers& offers = problem_.boards[static_cast<std::size_t>(board)];
   const std::size_t profiles = offers.pool.board->profiles.size();
-  // Most of the time no cut can compete, and bounds on the instances' worth show it.
+  // Most of the time no cut can compete. Quick bounds on the instances show it, or exact ones on
+  // those few that are in the best cut.
   std::vector<Filled> filled(profiles);
+  std::vector<bool> exact(profiles, false);
   for (std::size_t p = 0; p < profiles; ++p) {
     filled[p].value_max = WorthAtMost(board, static_cast<int>(p) + 1, worth, demand);
   }
-  Cuts cuts;
-  for (const std::vector<int>& cut : offers.geometry->MaximalMultisets()) {
-    cuts.all.push_back({&cut, std::numeric_limits<double>::infinity()});
-  }
-  if (cuts.all.empty()) return;
+  Cuts cuts(offers.geometry->MaximalMultisets());
   cuts.Limit(filled, 0);
-  if (cuts.Best().value_max > best.value) {
-    filled = FillInstances(board, worth, demand);
-    cuts.Limit(filled, 0);
-    std::stable_sort(cuts.all.begin(), cuts.all.end(), [](const Cuts::Cut& a, const Cuts::Cut& b) {
-      return a.value_max > b.value_max;
-    });
-    for (int tried = 0; tried < kCutsTried && tried < static_cast<int>(cuts.all.size()); ++tried) {
-      const Cuts::Cut& cut = cuts.all[static_cast<std::size_t>(tried)];
-      if (cut.value_max <= best.value) break;
-      Keep(Arrange(board, *cut.instances, filled, worth, demand, true), best);
-      if (best.value < cut.value_max) {
-        Keep(Arrange(board, *cut.instances, filled, worth, demand, false), best);
-      }
+  for (int tried = 0; tried < kCutsTried;) {
+    Cuts::Cut* cut = cuts.BestUntried();
+    if (cut == nullptr || cut->value_max <= best.value) break;
+    std::size_t p = 0;
+    while (p < profiles && ((*cut->instances)[p] == 0 || exact[p])) ++p;
+    if (p < profiles) {
+      filled[p] = Fill(board, static_cast<int>(p) + 1, worth, demand, 0);
+      exact[p] = true;
+      cuts.Limit(filled, 0);
+      continue;
     }
-    if (nodes_max_ > kPricingNodes) {
-      ShareDemand(board, worth, demand, std::move(filled), cuts, best);
-    }
+    cut->tried = true;
+    ++tried;
+    Keep(Arrange(board, *cut->instances, filled, worth, demand, true), best);
+    if (best.value >= cut->value_max) continue;
+    Keep(Arrange(board, *cut->instances, filled, worth, demand, false), best);
   }
-  best.value_max = std::max(best.value_max, cuts.Best().value_max);
+  if (nodes_max_ > kPricingNodes && cuts.ValueMax() > best.value) {
+    ShareDemand(board, worth, demand, cuts, best);
+  }
+  best.value_max = std::max(best.value_max, cuts.ValueMax());
 }
 
 Priced Pricer::Best(int board, const std::vector<double>& worth, const std::vector<int>& demand,

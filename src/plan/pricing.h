@@ -124,12 +124,15 @@ class Pricer {
   // Every way of cutting a board, with what is proven about it.
   struct Cuts {
     struct Cut {
-      const std::vector<int>* instances;  // By profile.
-      double value_max;
+      const std::vector<int>* instances = nullptr;  // By profile.
+      double value_max = 0;
+      bool tried = false;
     };
+    explicit Cuts(const std::vector<std::vector<int>>& multisets);
     // Lowers each cut's limit to `rent` plus the sum of its instances', where that is less.
     void Limit(const std::vector<Filled>& filled, double rent);
-    Cut& Best();
+    Cut* BestUntried();  // nullptr when all were.
+    double ValueMax() const;
 
     std::vector<Cut> all;
   };
@@ -145,7 +148,7 @@ class Pricer {
                  const std::vector<double>& worth, const std::vector<int>& demand,
                  bool largest_first);
   void ShareDemand(int board, const std::vector<double>& worth, const std::vector<int>& demand,
-                   std::vector<Filled> filled, Cuts& cuts, Priced& best);
+                   Cuts& cuts, Priced& best);
   static void Keep(Priced arranged, Priced& best);
 
   const Problem& problem_;
