@@ -76,7 +76,7 @@ class ColumnGeneration {
     if (!Done()) {
       AddPatternsOfOneWorkload();
       Generate(demand_, options_.rounds_max, options_.prove);
-      Dive();
+      if (options_.prove || MayImprove()) Dive();
     }
     if (!Done() && options_.cbc_nodes_max > 0) Round();
     best_.bound_usd_hour = std::min(bound_, best_.cost_usd_hour);
@@ -95,6 +95,12 @@ class ColumnGeneration {
   }
   int boards() const { return static_cast<int>(problem_.boards.size()); }
   bool Done() const { return best_.Complete() && best_.cost_usd_hour <= bound_ + kMoney; }
+
+  // No whole numbers of the patterns known cost less than the linear program's fractions.
+  bool MayImprove() const {
+    return !best_.Complete() ||
+           best_.cost_usd_hour > RoundUpToPrices(master_.value() * (1 - 1e-9), problem_) + kMoney;
+  }
 
   // A first worth for every workload: the scarcest part that a replica takes of a whole GPU.
   void GuessWorths() {
