@@ -8,6 +8,7 @@
 #include <set>
 
 #include "plan/latency.h"
+#include "plan/problem.h"
 
 namespace sublet {
 namespace {
@@ -219,6 +220,7 @@ class Verifier {
     std::vector<double> loads;
     for (const PlannedReplica& replica : partition.replicas) {
       const Workload& workload = *workloads_.at(replica.workload);
+      const double cap = replica.sm_percent.value_or(100) / 100.0;
       double busy = 1;
       double bandwidth = std::min(1.0, workload.compute.bandwidth_percent / 100 / bandwidth_part);
       if (workload.load) {
@@ -226,8 +228,10 @@ class Verifier {
         busy = workload.load->requests_per_second / workload.replicas * service_ms / 1000;
         // A share that makes it slower also lowers the rate at which it reads memory.
         bandwidth *= std::min(1.0, FullServiceMs(workload, board) / service_ms);
+      } else {
+        bandwidth *= PaceWithoutLoad(workload, board, cap * partition.sm_count / board.sm_count,
+                                     bandwidth_part);
       }
-      const double cap = replica.sm_percent.value_or(100) / 100.0;
       const double share = turns || partition.mode != SharingMode::kMps
                                ? 1
                                : std::min(1.0, std::max(cap, bandwidth));
@@ -267,6 +271,16 @@ class Verifier {
       }
     }
     return {};
+  }
+
+  // Speed in this part of the board over that on all of it. The plan states no service time to read
+  // it off where the fleet gives no load.
+  double PaceWithoutLoad(const Workload& workload, const Board& board, double sm_part,
+                         double bandwidth_part) const {
+    const Board* reference = nullptr;
+    if (const auto found = catalogue_.Find(workload.compute.measured_on)) reference = *found;
+    return ServiceStretch(workload.compute, board, reference, 100, 1) /
+           ServiceStretch(workload.compute, board, reference, 100 * sm_part, bandwidth_part);
   }
 
   // One request, alone on the whole board; at least as long as where it was measured.

@@ -1,6 +1,7 @@
 // plan/verify.h
 //
-// Does this plan keep every promise? A judge that shares no code with the search.
+// Does this plan keep every promise? A judge that shares the model of time with the search
+// (latency.h, and ServiceStretch() of problem.h), and nothing else.
 //
 // Works from the plan's own figures, the fleet and the catalogue: every replica placed once;
 // memory, SM caps, MPS clients, engines and MIG placements within what exists; isolation kept;

@@ -118,6 +118,29 @@ TEST(MakePlan, CostsWhatTryingEverythingCosts) {
   EXPECT_GT(servers, 5);
 }
 
+// The planner tries two SM caps for a replica: where its speed stops to grow, and the tightest that
+// its target bears. The caps in between could be cheaper in some case that nobody has found yet.
+TEST(MakePlan, LosesNothingByTryingTwoCapsOnly) {
+  int planned = 0;
+  for (std::uint64_t seed = 0; seed < 120; ++seed) {
+    Dice dice(seed);
+    const Fleet fleet = RandomFleet({.boards = {"l40s"},
+                                     .replicas_max = 3,
+                                     .workloads_max = 3,
+                                     .memory_gib_max = 12,
+                                     .load_chance = 1,
+                                     .target_chance = 1},
+                                    dice);
+    const auto plan = MakePlan(RequestFor(fleet));
+    const std::optional<double> cheapest = CheapestByTrying(fleet, Rules(), Caps::kAll);
+    ASSERT_EQ(plan.has_value(), cheapest.has_value()) << "seed " << seed;
+    if (!plan) continue;
+    ASSERT_NEAR(plan->summary.cost_hour_usd, *cheapest, kMoney) << "seed " << seed;
+    ++planned;
+  }
+  EXPECT_GT(planned, 40);
+}
+
 Sharing SharingOf(const PlannedPartition& partition) {
   if (partition.mode == SharingMode::kExclusive) return Sharing::kAlone;
   if (partition.mode == SharingMode::kTimeSlicing) return Sharing::kTurns;
@@ -165,6 +188,32 @@ TEST(MakePlan, PredictsWhatTheJudgePredicts) {
     }
   }
   EXPECT_EQ(seen.size(), 4u);
+}
+
+// A cap at the knee leaves a little less than full speed, and the bandwidth used is less by as
+// much: two of these and the third have just room beside each other.
+TEST(MakePlan, CountsTheBandwidthOfACappedReplicaAtItsPaceAlsoWithoutLoad) {
+  Fleet fleet;
+  fleet.gpus = {{"l40s", 1, std::nullopt}};
+  fleet.tenants = {{"default", Isolation::kNone}};
+  Workload busy;
+  busy.name = "busy";
+  busy.tenant = "default";
+  busy.replicas = 2;
+  busy.memory = 1_GiB;
+  busy.compute.bandwidth_percent = 41;
+  busy.compute.profile = {{30, 0.96}, {100, 1}};
+  Workload served = busy;
+  served.name = "served";
+  served.replicas = 1;
+  served.compute.profile.clear();
+  served.compute.sm_percent = 20;
+  served.compute.bandwidth_percent = 20;
+  served.load = Load{.requests_per_second = 10, .service_ms = 10};
+  served.latency.p99_ms = 100;
+  fleet.workloads = {busy, served};
+  const auto plan = MakePlan(RequestFor(fleet));
+  ASSERT_TRUE(plan.has_value()) << plan.error().message;
 }
 
 // --- Properties ---------------------------------------------------------------------------------
