@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 namespace sublet {
@@ -69,7 +70,20 @@ Result<std::string> ReadFile(const std::string& path, std::size_t bytes_max) {
   return Fail(ErrorCode::kInvalid, fmt::format("reading {}: more than {} bytes", path, bytes_max));
 }
 
-Status WriteFileAtomically(const std::string& path, std::string_view content, unsigned mode) {
+Status WriteFileAtomically(const std::string& wanted, std::string_view content, unsigned mode) {
+  if (wanted == "-") return WriteAll(STDOUT_FILENO, content, "standard output");
+  // A link stays a link: what it points to is replaced. A device or pipe is written to as it is.
+  std::string path = wanted;
+  if (char* target = ::realpath(wanted.c_str(), nullptr); target != nullptr) {
+    path = target;
+    ::free(target);
+  }
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+    const Descriptor special(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    if (special.get() < 0) return FailFromErrno(errno, fmt::format("writing {}", path));
+    return WriteAll(special.get(), content, path);
+  }
   std::string temporary = path + ".XXXXXX";
   Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
   if (file.get() < 0) return FailFromErrno(errno, fmt::format("writing {}", path));

@@ -21,8 +21,9 @@ namespace sublet {
 // kNotFound, kPermission, kIo, or kInvalid when it has more than `bytes_max` bytes.
 Result<std::string> ReadFile(const std::string& path, std::size_t bytes_max);
 
-// Replaces or creates the file with mode `mode`. The folder must exist. Fails with kNotFound,
-// kPermission or kIo; then the target is as it was.
+// Replaces or creates the file with mode `mode`; a link is followed. The folder must exist. "-" is
+// standard output, and a device or pipe is written to, not replaced. Fails with kNotFound,
+// kPermission or kIo; then a file is as it was.
 Status WriteFileAtomically(const std::string& path, std::string_view content, unsigned mode = 0644);
 
 // The error for the current errno, with `what` in front: the one place where errno becomes an

@@ -1,8 +1,6 @@
 // `sublet inspect`: what is in this node.
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -23,12 +21,6 @@ struct Flags {
   std::string nvml;
   double timeout_s = 60;
 };
-
-// Colours are for a person at a terminal who hasn't said otherwise (no-color.org).
-bool WantsColour() {
-  const char* const no_colour = std::getenv("NO_COLOR");
-  return ::isatty(STDOUT_FILENO) != 0 && (no_colour == nullptr || *no_colour == '\0');
-}
 
 Result<int> Inspect(const Flags& flags) {
   ASSIGN_OR_RETURN(const Inventory node,

@@ -1,10 +1,20 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <exception>
+#include <system_error>
 
 #include "exe/program.h"
 
 namespace sublet {
+
+bool WantsColour() {
+  const char* const no_colour = std::getenv("NO_COLOR");
+  return ::isatty(STDOUT_FILENO) != 0 && (no_colour == nullptr || *no_colour == '\0');
+}
+
 namespace {
 
 int Report(const Error& error) {
@@ -29,6 +39,10 @@ int Main(int argc, char** argv) {
     return status == 0 ? 0 : ExitStatus(ErrorCode::kUsage);
   }
   const Result<int> result = program.chosen();
+  // What was printed may still be in a buffer, and may not arrive.
+  if (std::fflush(stdout) != 0) {
+    return Report(Error{ErrorCode::kIo, "writing to standard output failed", ""});
+  }
   return result ? *result : Report(result.error());
 }
 
@@ -39,6 +53,10 @@ int main(int argc, char** argv) {
   // What arrives here is a bug or memory exhausted: one line, not a stack trace.
   try {
     return sublet::Main(argc, argv);
+  } catch (const std::system_error& error) {
+    // fmt::print() throws this one where standard output can't be written.
+    fmt::print(stderr, "sublet: {}\n", error.what());
+    return sublet::ExitStatus(sublet::ErrorCode::kIo);
   } catch (const std::exception& error) {
     fmt::print(stderr, "sublet: internal error: {}\n", error.what());
     return sublet::ExitStatus(sublet::ErrorCode::kInternal);

@@ -1,6 +1,5 @@
 // `sublet plan`: from a fleet to a plan.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <memory>
@@ -96,8 +95,7 @@ Result<int> MakeAndWrite(const Flags& flags) {
     fmt::print("{}", json);
     return 0;
   }
-  const bool colour = ::isatty(STDOUT_FILENO) != 0 && std::getenv("NO_COLOR") == nullptr;
-  fmt::print("{}", PlanSummaryText(plan, {.colour = colour}));
+  fmt::print("{}", PlanSummaryText(plan, {.colour = WantsColour()}));
   for (const auto& [what, path] : {std::pair{"plan", flags.output}, {"report", flags.report}}) {
     if (!path.empty()) fmt::print("\n{}: {}", what, path);
   }

@@ -29,6 +29,9 @@ struct Program {
   std::function<Result<int>()> chosen;
 };
 
+// Colours are for a person at a terminal who hasn't said otherwise (no-color.org).
+bool WantsColour();
+
 void AddInspectVerb(Program& program);
 void AddModesVerb(Program& program);
 void AddPlanVerb(Program& program);

@@ -52,7 +52,7 @@ Result<Calibration> ReadCalibration(const Node& node) {
   in.Optional("scaled", calibration.scaled);
   // The upper ends are a thousand times what was ever measured: above is a wrong unit.
   in.Required("switch_ms", calibration.switch_ms, {.min = 0, .max = 1000});
-  in.Required("mps_service_factor", calibration.mps_service_factor, {.min = 0.1, .max = 1000});
+  in.Required("mps_service_factor", calibration.mps_service_factor, {.min = 1, .max = 1000});
   in.Required("mps_clients_max", calibration.mps_clients_max, {.min = 1, .max = 100'000});
   in.RequiredList("contexts", calibration.contexts, ReadContextPoint);
   in.Required("device_reserve_mib", calibration.device_reserve, ReadMib);

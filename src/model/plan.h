@@ -159,7 +159,8 @@ struct Rejection {
   std::string reason;
 };
 
-// One difference to the current state.
+// One difference to the current state. kKeep: its process needn't be touched. kMove: it must be
+// started again, on another GPU or in a share with other limits, neighbours or settings.
 struct Change {
   enum class Kind { kKeep, kMove, kAdd, kRemove };
   Kind kind = Kind::kKeep;

@@ -31,7 +31,7 @@ Residents ResidentsOf(const PlannedGpu& gpu) {
   return residents;
 }
 
-// Puts patterns on GPUs so that many replicas stay: the pair with the most in common first.
+// Puts patterns on GPUs so that many replicas stay.
 class Seating {
  public:
   Seating(const Problem& problem, const std::vector<Pattern>& gpus,
@@ -71,45 +71,80 @@ class Seating {
     return problem_.boards[static_cast<std::size_t>(gpus_[gpu].board)].pool.board->name;
   }
 
+  // GPUs that hold exactly what they would hold keep it; each of the others takes the free seat on
+  // which most of its replicas run.
   void MatchResidents() {
-    struct Pair {
-      double common;  // Replicas that would stay, those of high priority counting for more.
-      std::size_t gpu;
-      std::size_t seat;
-    };
-    std::vector<Pair> pairs;
+    std::vector<Residents> residents;
+    std::map<std::string, std::vector<std::size_t>> alike;
     for (std::size_t s = 0; s < seats_.size(); ++s) {
-      if (now_[s] == nullptr) continue;
-      const Residents residents = ResidentsOf(*now_[s]);
-      for (std::size_t g = 0; g < gpus_.size(); ++g) {
-        if (BoardOf(g) != seats_[s].board) continue;
-        double common = 0;
-        for (const auto& [w, n] : gpus_[g].counts) {
-          const Workload& workload = problem_.fleet->workloads[static_cast<std::size_t>(w)];
-          const auto it = residents.find(workload.name);
-          if (it == residents.end()) continue;
-          common +=
-              PriorityWeight(workload.priority) * std::min(n, static_cast<int>(it->second.size()));
-        }
-        if (common > 0) pairs.push_back({common, g, s});
+      residents.push_back(now_[s] == nullptr ? Residents{} : ResidentsOf(*now_[s]));
+      std::string signature = seats_[s].board;
+      for (const auto& [name, ids] : residents[s]) {
+        signature += fmt::format("|{}:{}", name, ids.size());
       }
+      if (now_[s] != nullptr) alike[signature].push_back(s);
     }
-    std::stable_sort(pairs.begin(), pairs.end(),
-                     [](const Pair& a, const Pair& b) { return a.common > b.common; });
-    for (const Pair& pair : pairs) {
-      if (seat_of_[pair.gpu] >= 0 || taken_.contains(pair.seat)) continue;
-      seat_of_[pair.gpu] = static_cast<int>(pair.seat);
-      taken_.insert(pair.seat);
+    for (auto& [signature, seats] : alike) std::reverse(seats.begin(), seats.end());
+    for (std::size_t g = 0; g < gpus_.size(); ++g) {
+      std::map<std::string, int> counts;
+      for (const auto& [w, n] : gpus_[g].counts) counts[WorkloadAt(w).name] = n;
+      std::string signature = BoardOf(g);
+      for (const auto& [name, n] : counts) signature += fmt::format("|{}:{}", name, n);
+      const auto it = alike.find(signature);
+      if (it == alike.end() || it->second.empty()) continue;
+      Take(g, it->second.back());
+      it->second.pop_back();
+    }
+    std::vector<std::size_t> open;
+    for (std::size_t s = 0; s < seats_.size(); ++s) {
+      if (now_[s] != nullptr && !taken_.contains(s)) open.push_back(s);
+    }
+    for (std::size_t g = 0; g < gpus_.size(); ++g) {
+      if (seat_of_[g] < 0) TakeBest(g, residents, open);
     }
   }
 
-  void FillFreeSeats() {
-    for (std::size_t g = 0; g < gpus_.size(); ++g) {
-      for (std::size_t s = 0; s < seats_.size() && seat_of_[g] < 0; ++s) {
-        if (taken_.contains(s) || seats_[s].board != BoardOf(g)) continue;
-        seat_of_[g] = static_cast<int>(s);
-        taken_.insert(s);
+  void TakeBest(std::size_t g, const std::vector<Residents>& residents,
+                std::vector<std::size_t>& open) {
+    double most = 0;
+    std::size_t best = open.size();
+    for (std::size_t o = 0; o < open.size(); ++o) {
+      if (seats_[open[o]].board != BoardOf(g)) continue;
+      double common = 0;  // Replicas that would stay, those of high priority counting for more.
+      for (const auto& [w, n] : gpus_[g].counts) {
+        const auto it = residents[open[o]].find(WorkloadAt(w).name);
+        if (it == residents[open[o]].end()) continue;
+        common += PriorityWeight(WorkloadAt(w).priority) *
+                  std::min(n, static_cast<int>(it->second.size()));
       }
+      if (common <= most) continue;
+      most = common;
+      best = o;
+    }
+    if (best == open.size()) return;
+    Take(g, open[best]);
+    open.erase(open.begin() + static_cast<std::ptrdiff_t>(best));
+  }
+
+  void Take(std::size_t gpu, std::size_t seat) {
+    seat_of_[gpu] = static_cast<int>(seat);
+    taken_.insert(seat);
+  }
+
+  const Workload& WorkloadAt(int workload) const {
+    return problem_.fleet->workloads[static_cast<std::size_t>(workload)];
+  }
+
+  void FillFreeSeats() {
+    std::map<std::string, std::vector<std::size_t>> free;  // By board, the first last.
+    for (std::size_t s = seats_.size(); s-- > 0;) {
+      if (!taken_.contains(s)) free[seats_[s].board].push_back(s);
+    }
+    for (std::size_t g = 0; g < gpus_.size(); ++g) {
+      auto& seats = free[BoardOf(g)];
+      if (seat_of_[g] >= 0 || seats.empty()) continue;
+      Take(g, seats.back());
+      seats.pop_back();
     }
   }
 
@@ -394,7 +429,7 @@ class Assembly {
     std::set<std::string> staying;
     for (std::size_t p = 0; p < plan_.gpus.size(); ++p) {
       const PlannedGpu* now = seating_.NowAt(seating_.SeatOf(sources_[p]));
-      if (now != nullptr) NoteStaying(*now, plan_.gpus[p], staying);
+      if (now != nullptr) NoteStaying(current, *now, plan_.gpus[p], staying);
     }
     for (const auto& [id, to] : after) {
       const auto from = before.find(id);
@@ -412,23 +447,38 @@ class Assembly {
 
   // A replica stays when it is on the same GPU in a partition of the same shape and mode, with the
   // same limits: then its process needn't be touched.
-  static void NoteStaying(const PlannedGpu& now, const PlannedGpu& then,
-                          std::set<std::string>& staying) {
-    const auto share = [](const PlannedPartition& partition, const PlannedReplica& replica) {
-      return fmt::format("{}:{}:{}:{}:{}", partition.profile, partition.start,
-                         SharingModeName(partition.mode), replica.sm_percent.value_or(0),
-                         replica.memory_limit.value_or(Bytes{}).count);
-    };
+  // What a running process was started with: a difference in any of it means a new process.
+  static std::string ShareOf(const Plan& plan, const PlannedPartition& partition,
+                             const PlannedReplica& replica) {
+    std::string share = fmt::format("{}:{}:{}:{}:{}", partition.profile, partition.start,
+                                    SharingModeName(partition.mode), replica.sm_percent.value_or(0),
+                                    replica.memory_limit.value_or(Bytes{}).count);
+    if (replica.server) {
+      const auto& servers = partition.servers;
+      share += fmt::format(":{}:{}", servers.size() > 1,
+                           servers[static_cast<std::size_t>(*replica.server)].tenant);
+    }
+    for (const PlannedWorkload& workload : plan.workloads) {
+      if (workload.name != replica.workload) continue;
+      share += fmt::format(":{}:{}:{}:{}", workload.tenant, workload.memory.mib(), workload.image,
+                           fmt::join(workload.command, "\n"));
+      for (const auto& [name, value] : workload.env) share += fmt::format("\n{}={}", name, value);
+    }
+    return share;
+  }
+
+  void NoteStaying(const Plan& current, const PlannedGpu& now, const PlannedGpu& then,
+                   std::set<std::string>& staying) const {
     std::map<std::string, std::string> shares;
     for (const PlannedPartition& partition : now.partitions) {
       for (const PlannedReplica& replica : partition.replicas) {
-        shares[replica.id] = share(partition, replica);
+        shares[replica.id] = ShareOf(current, partition, replica);
       }
     }
     for (const PlannedPartition& partition : then.partitions) {
       for (const PlannedReplica& replica : partition.replicas) {
         const auto it = shares.find(replica.id);
-        if (it != shares.end() && it->second == share(partition, replica)) {
+        if (it != shares.end() && it->second == ShareOf(plan_, partition, replica)) {
           staying.insert(replica.id);
         }
       }

@@ -128,7 +128,7 @@ void RejectFor(const Problem& problem, int workload, const Pattern& gpu,
   const std::string& name = WorkloadOf(problem, workload).name;
   const Outlook chosen = OutlookOf(problem, gpu.board, partition);
   const int on_gpu = ReplicasOn(gpu);
-  if (partition.mode != SharingMode::kExclusive) {
+  if (partition.mode != SharingMode::kExclusive && on_gpu > 1) {
     out.push_back(
         {name, SharingMode::kExclusive,
          fmt::format("a GPU of its own would serve one replica; this one holds {}", on_gpu)});
@@ -165,15 +165,13 @@ constexpr PureStrategy kStrategies[] = {
     {"mig", SharingMode::kMig, {true, true, false, false, false}},
 };
 
-// The worst predicted latencies, and the weakest isolation between two tenants.
+// The worst predicted latencies, and what the weakest shared partition keeps apart.
 void Judge(const Problem& problem, const std::vector<Pattern>& gpus, Strategy& strategy) {
   Isolation weakest = Isolation::kHardware;
   for (const Pattern& gpu : gpus) {
     for (const PartitionChoice& partition : gpu.partitions) {
       const Occupancy occupancy = OccupancyOf(partition);
-      std::set<int> tenants;
       for (const auto& [variant, count] : partition.contents) {
-        tenants.insert(problem.tenant_of[static_cast<std::size_t>(variant->workload)]);
         const Prediction p = PredictIn(problem, partition, occupancy, *variant);
         if (p.latency_ms_p50 && *p.latency_ms_p50 > strategy.latency_ms_p50.value_or(0)) {
           strategy.latency_ms_p50 = p.latency_ms_p50;
@@ -183,7 +181,6 @@ void Judge(const Problem& problem, const std::vector<Pattern>& gpus, Strategy& s
         }
       }
       if (occupancy.replicas < 2) continue;
-      // Within one tenant the partition's own mode is what separates two replicas.
       if (partition.mode == SharingMode::kTimeSlicing)
         weakest = std::min(weakest, Isolation::kNone);
       if (partition.mode == SharingMode::kMps) {
@@ -224,14 +221,57 @@ std::vector<std::pair<int, int>> CountByBoard(const Problem& problem,
   return counts;
 }
 
+// What a mode would take may be more than is there: each board whose number is limited can be had
+// in any number at the dearest price that it is offered at. Keeps the pools' indices.
+void AddSpares(std::vector<Pool>& pools) {
+  const std::size_t offered = pools.size();
+  for (std::size_t p = 0; p < offered; ++p) {
+    Pool spare = pools[p];
+    bool first = true;
+    bool unlimited = false;
+    for (std::size_t q = 0; q < offered; ++q) {
+      if (pools[q].board != spare.board) continue;
+      first &= q >= p;
+      unlimited |= pools[q].count < 0;
+      spare.price_usd_hour = std::max(spare.price_usd_hour, pools[q].price_usd_hour);
+    }
+    if (!first || unlimited) continue;
+    spare.count = -1;
+    pools.push_back(spare);
+  }
+}
+
+bool Offers(const ModeSet& modes, SharingMode mode) {
+  switch (mode) {
+    case SharingMode::kTimeSlicing:
+      return modes.time_slicing;
+    case SharingMode::kMps:
+      return modes.mps;
+    case SharingMode::kMig:
+      return modes.mig;
+    case SharingMode::kExclusive:
+    case SharingMode::kStreams:
+      return modes.exclusive;
+  }
+  CHECK(false);
+}
+
 Result<Strategy> Evaluate(const PlanRequest& request, std::vector<Pool> pools,
                           const PureStrategy& pure, const Problem& chosen_problem,
                           const std::vector<Pattern>& chosen) {
   Strategy strategy;
   strategy.name = pure.name;
-  for (Pool& pool : pools) pool.count = -1;  // What it would take, not what is there.
+  AddSpares(pools);
   ASSIGN_OR_RETURN(const Problem problem, BuildProblem(request.fleet, pools, *request.catalogue,
                                                        *request.calibration, pure.modes));
+  if (const bool offered =
+          std::any_of(pools.begin(), pools.end(),
+                      [&](const Pool& pool) { return Offers(pool.modes, pure.mode); });
+      !offered) {
+    strategy.breaks.emplace_back("no GPU of this node can run it (sublet inspect says why)");
+    strategy.isolation = IsolationName(Isolation::kNone);
+    return strategy;
+  }
   NoteBreaks(chosen_problem, chosen, pure, strategy);
   if (const Status fits = CheckEachFitsSomewhere(problem); !fits) {
     strategy.breaks.insert(strategy.breaks.begin(), fits.error().message);

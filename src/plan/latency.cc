@@ -68,6 +68,7 @@ Slowdown Compute(double load, int slots) {
       .mean = occupancy.MeanSlowdown(), .p50 = stretched(0.50), .p99 = stretched(0.99)};
   // Half of the requests may find nobody, but somebody comes later.
   slowdown.p50 = std::max(slowdown.p50, slowdown.mean);
+  slowdown.p99 = std::max(slowdown.p99, slowdown.p50);
   // The spread is read off the 99 % quantile, as if it were normal.
   const double spread = std::max(0.0, slowdown.p99 - slowdown.mean) / kNormalP99;
   slowdown.jitter = spread * spread / slowdown.mean;

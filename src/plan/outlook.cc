@@ -139,7 +139,7 @@ Outlook OutlookOf(const Problem& problem, int board, const PartitionChoice& part
                                     latency.utilisation * 100);
     } else if (HeadroomOf(workload, latency).value_or(0) < -kSumSlack) {
       outlook.refusal =
-          fmt::format("latency: {} would see a p99 of {:.1f} ms", workload.name, latency.p99_ms);
+          fmt::format("latency: {} would see {}", workload.name, MissOf(workload, latency));
     }
   }
   return outlook;

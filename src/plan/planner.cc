@@ -58,15 +58,43 @@ bool RunsOn(const Inventory& node, SharingMode mode, int gpu) {
   return false;
 }
 
+bool RunsAnything(const Inventory& node, int gpu) {
+  return std::any_of(node.modes.begin(), node.modes.end(), [&](const ModeCheck& check) {
+    return std::find(check.gpus.begin(), check.gpus.end(), gpu) != check.gpus.end();
+  });
+}
+
+// Are the processes on this GPU no more than the current plan put there? MPS servers come on top.
+bool ProcessesAreOf(const std::map<std::string, int>& running, const Gpu& gpu) {
+  const auto it = running.find(gpu.uuid);
+  if (it == running.end()) return false;
+  const auto processes =
+      std::count_if(gpu.processes.begin(), gpu.processes.end(), [](const GpuProcess& process) {
+        return process.name.find("nvidia-cuda-mps-server") == std::string::npos;
+      });
+  return processes <= it->second;
+}
+
 Result<Market> MarketOfNode(const PlanRequest& request) {
   Market market;
-  std::set<std::string> running;  // GPUs whose processes are the current plan's own.
+  std::map<std::string, int> running;  // Replicas of the current plan, by GPU.
   if (request.current != nullptr) {
-    for (const PlannedGpu& gpu : request.current->gpus) running.insert(gpu.uuid);
+    for (const PlannedGpu& gpu : request.current->gpus) {
+      for (const PlannedPartition& partition : gpu.partitions) {
+        running[gpu.uuid] += static_cast<int>(partition.replicas.size());
+      }
+    }
+  }
+  if (!request.fleet.gpus.empty()) {
+    market.warnings.push_back(
+        "the plan is for the GPUs of the node; of the fleet's own 'gpus' only the prices count");
   }
   for (const Gpu& gpu : request.node->gpus) {
     std::string occupied = Occupied(gpu);
-    if (!gpu.processes.empty() && running.contains(gpu.uuid)) occupied.clear();
+    if (ProcessesAreOf(running, gpu)) occupied.clear();
+    if (occupied.empty() && !RunsAnything(*request.node, gpu.index)) {
+      occupied = "no sharing mode can run on it (sublet inspect says why)";
+    }
     if (!occupied.empty()) {
       market.warnings.push_back(fmt::format("GPU {} is left out: {}", gpu.index, occupied));
       continue;
@@ -81,6 +109,9 @@ Result<Market> MarketOfNode(const PlanRequest& request) {
     }
     ++pool->count;
     // A mode counts for a board when each of its GPUs here can run it.
+    // Where MIG can be changed it can be turned off, and the whole GPU be used.
+    pool->modes.exclusive &= RunsOn(*request.node, SharingMode::kExclusive, gpu.index) ||
+                             RunsOn(*request.node, SharingMode::kMig, gpu.index);
     pool->modes.mig &= RunsOn(*request.node, SharingMode::kMig, gpu.index);
     pool->modes.mps &= RunsOn(*request.node, SharingMode::kMps, gpu.index);
     pool->modes.mps_servers = pool->modes.mps;
@@ -135,7 +166,11 @@ Error PoolTooSmall(const PlanRequest& request, const std::vector<Pool>& pools,
   }
   std::vector<Pool> unlimited = pools;
   int there = 0;
-  for (Pool& pool : unlimited) there += std::exchange(pool.count, -1);
+  bool more = false;  // Some board is offered without limit, and still doesn't help.
+  for (Pool& pool : unlimited) {
+    more |= pool.count < 0;
+    there += std::max(0, std::exchange(pool.count, -1));
+  }
   std::string hint = "offer more GPUs, or relax latency targets or isolation";
   const Result<Problem> problem =
       BuildProblem(request.fleet, unlimited, *request.catalogue, *request.calibration, ModeSet{});
@@ -148,8 +183,9 @@ Error PoolTooSmall(const PlanRequest& request, const std::vector<Pool>& pools,
     hint = fmt::format("{} GPUs of these boards would do", needed);
   }
   return {ErrorCode::kInfeasible,
-          fmt::format("the {} GPU{} offered can't hold the fleet: {} left over", there,
-                      there == 1 ? "" : "s", fmt::join(missing, ", ")),
+          fmt::format("the {} GPU{} offered{} can't hold the fleet: {} left over", there,
+                      there == 1 ? "" : "s", more ? " in limited number" : "",
+                      fmt::join(missing, ", ")),
           hint};
 }
 
@@ -168,9 +204,10 @@ void FillBound(double bound_usd_hour, PlanSummary& summary) {
 }
 
 void AddWarnings(const PlanRequest& request, const Problem& problem, Plan& plan) {
+  std::set<std::string> warned;
   for (const BoardOffers& board : problem.boards) {
     if (!plan.summary.gpus_by_board.contains(board.pool.board->name)) continue;
-    if (board.calibration.scaled) {
+    if (board.calibration.scaled && warned.insert(board.pool.board->name).second) {
       plan.warnings.push_back(
           fmt::format("nothing was measured on {}: switch costs and contexts are scaled up from {}",
                       board.pool.board->name, request.calibration->board));

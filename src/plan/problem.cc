@@ -63,6 +63,17 @@ bool MeetsTarget(const Workload& workload, const Latency& latency) {
          latency.p99_ms <= workload.latency.p99_ms.value_or(latency.p99_ms);
 }
 
+}  // namespace
+
+std::string MissOf(const Workload& workload, const Latency& latency) {
+  const bool p50 = latency.p50_ms > workload.latency.p50_ms.value_or(latency.p50_ms);
+  return fmt::format("a {} of {:.1f} ms, {:.1f} ms are allowed", p50 ? "p50" : "p99",
+                     p50 ? latency.p50_ms : latency.p99_ms,
+                     p50 ? *workload.latency.p50_ms : workload.latency.p99_ms.value_or(0));
+}
+
+namespace {
+
 // Builds the variants of one workload for one offer.
 class VariantBuilder {
  public:
@@ -71,6 +82,13 @@ class VariantBuilder {
       : board_(board), offer_(offer), workload_(workload), index_(index), reference_(measured_on) {}
 
   std::string WhyNot(SharingMode mode, bool servers) const {
+    const ModeSet& modes = board_.pool.modes;
+    if ((mode == SharingMode::kMps && !modes.mps) ||
+        (mode == SharingMode::kTimeSlicing && !modes.time_slicing) ||
+        (mode == SharingMode::kExclusive && !modes.exclusive)) {
+      return fmt::format("can't run: this node has no {} (sublet inspect says why)",
+                         SharingModeName(mode));
+    }
     if (!EnginesFit(workload_.engines, offer_.engines)) {
       return "needs media engines that it doesn't have";
     }
@@ -89,7 +107,7 @@ class VariantBuilder {
       return fmt::format("would be busy {:.0f} % of the time even alone",
                          latency.utilisation * 100);
     }
-    return fmt::format("would have a p99 of {:.1f} ms even alone", latency.p99_ms);
+    return fmt::format("would have {} even alone", MissOf(workload_, latency));
   }
 
   void AddTo(Offer& offer, const ModeSet& modes) const {

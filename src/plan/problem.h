@@ -103,6 +103,9 @@ struct Problem {
 double ServiceStretch(const ComputeNeed& need, const Board& board, const Board* measured_on,
                       double sm_percent, double bandwidth_fraction);
 
+// "a p99 of 31.0 ms, 20.0 ms are allowed": which target a latency misses. REQUIRES: it misses one.
+std::string MissOf(const Workload& workload, const Latency& latency);
+
 // Why the workload has no variant for this mode in this offer: "needs 18.2 GiB, 9.5 GiB are there".
 // Empty where it has one.
 std::string WhyNoVariant(const Problem& problem, int board, int offer, int workload,

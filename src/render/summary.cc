@@ -62,7 +62,7 @@ std::string Wrapped(const std::string& text, int indent) {
 
 // What makes two GPUs look the same: their layout without names.
 std::string LayoutKey(const PlannedGpu& gpu) {
-  std::string key = gpu.board;
+  std::string key = fmt::format("{}${}", gpu.board, gpu.price_usd_hour);
   for (const PlannedPartition& partition : gpu.partitions) {
     key += fmt::format("|{}@{}:{}:{}", partition.profile, partition.start,
                        SharingModeName(partition.mode), partition.servers.size());

@@ -98,7 +98,7 @@ TEST(CalibrationTest, WrongFilesAreRefused) {
   EXPECT_THAT(ErrorOf(With("board", "")), HasSubstr("board must not be empty"));
   EXPECT_THAT(ErrorOf(With("switch_ms", -1)), HasSubstr("must be from 0 to 1000: -1"));
   EXPECT_THAT(ErrorOf(With("switch_ms", "0.13")), HasSubstr("a number is expected"));
-  EXPECT_THAT(ErrorOf(With("mps_service_factor", 0)), HasSubstr("must be from 0.1"));
+  EXPECT_THAT(ErrorOf(With("mps_service_factor", 0)), HasSubstr("must be from 1"));
   EXPECT_THAT(ErrorOf(With("mps_clients_max", 0)), HasSubstr("must be from 1"));
   EXPECT_THAT(ErrorOf(With("device_reserve_mib", -5)), HasSubstr("must be from 0"));
   EXPECT_THAT(ErrorOf(With("contexts", nlohmann::ordered_json::array())),
