@@ -214,6 +214,7 @@ class Search {
     Descend(0, 0);
     // Where the search ended by itself, what it found (or the threshold) is the maximum.
     result_.value_max = nodes_ <= nodes_max_ ? std::min(bound, Beaten()) : bound;
+    result_.nodes = nodes_;
     return std::move(result_);
   }
 

@@ -45,6 +45,7 @@ struct KnapsackResult {
   double value = 0;
   double value_max = 0;
   std::vector<int> counts;  // By item; empty where nothing is worth more than was asked.
+  int nodes = 0;            // That the search took.
 };
 
 // An upper bound on the value. `hint` holds multipliers to begin with, any >= 0, and receives the

@@ -178,14 +178,21 @@ void Pricer::FillRange(const Offer& offer, Task& task, std::size_t first, std::s
   if (items_.empty()) return;
   if (first < last) {
     const double bound = KnapsackBound(items_, *demand_, best.value, hint);
+    effort_spent_ += kBoundNodes;
     if (first == 0 && last + 1 == task.limits.size()) task.hint = hint;
     if (bound <= best.value) return;
+    if (effort_spent_ > effort_until_) {
+      // What is not looked into may be worth as much as its bound.
+      best.value_max = std::max(best.value_max, bound);
+      return;
+    }
     const std::size_t middle = (first + last) / 2;
     FillRange(offer, task, middle + 1, last, hint, best);
     FillRange(offer, task, first, middle, hint, best);
     return;
   }
   const KnapsackResult filled = SolveKnapsack(items_, *demand_, best.value, nodes_max_, hint);
+  effort_spent_ += filled.nodes + kBoundNodes;
   if (task.limits.size() == 1) task.hint = hint;
   best.value_max = std::max(best.value_max, filled.value_max);
   if (filled.counts.empty()) return;
@@ -205,6 +212,7 @@ Pricer::Filled Pricer::Fill(int board, int offer_index, const std::vector<double
   const Offer& offer = problem_.boards[b].offers[o];
   worth_ = &worth;
   demand_ = &demand;
+  effort_until_ = effort_spent_ + static_cast<std::int64_t>(kPricingSearches) * nodes_max_;
   Filled best;
   best.choice.offer = offer_index;
   best.value = worth_more_than;

@@ -23,6 +23,7 @@
 // Thread safety: a Pricer is not safe to share; it keeps scratch memory.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -70,6 +71,11 @@ bool ToleratesStrangers(Isolation isolation, SharingMode mode, bool servers);
 // A partition holds a dozen replicas as a rule; so many nodes find its best contents nearly always.
 inline constexpr int kPricingNodes = 1000;
 
+// And so many knapsacks' worth of them for one offer: fleets of many different workloads have
+// thousands of load limits to try, of which the first few hold the best filling.
+inline constexpr int kPricingSearches = 60;
+inline constexpr int kBoundNodes = 100;  // What a relaxation costs, in nodes of a search.
+
 struct Priced {
   std::optional<Pattern> pattern;
   double value = 0;      // Of `pattern`, each workload's replicas counted up to its demand.
@@ -88,6 +94,8 @@ class Pricer {
 
   // Nodes for each knapsack: few find good patterns fast, many prove that there is no better one.
   void SetEffort(int nodes_max) { nodes_max_ = nodes_max; }
+  // Nodes of all calls so far, bounds counted in.
+  std::int64_t effort_spent() const { return effort_spent_; }
 
  private:
   // A family of knapsacks: the same members under a sum of shares of at most 1, or under one of
@@ -154,6 +162,8 @@ class Pricer {
   const Problem& problem_;
   std::vector<std::vector<std::vector<Task>>> tasks_;  // By board, by offer.
   int nodes_max_ = kPricingNodes;
+  std::int64_t effort_spent_ = 0;
+  std::int64_t effort_until_ = 0;  // Where the call in progress stops splitting and searching.
   // Of the call in progress.
   const std::vector<double>* worth_ = nullptr;
   const std::vector<int>* demand_ = nullptr;

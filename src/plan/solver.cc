@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <numeric>
 #include <optional>
 
@@ -18,6 +19,7 @@ constexpr double kReduced =
     1e-7;  // Relative: a pattern must be worth this much more than it costs.
 constexpr int kSumsMax = 2'000'000;   // Combinations tried to round a bound up: a few milliseconds.
 constexpr double kProofSlack = 1e-3;  // A bound this close to the program's value ends the proof.
+constexpr std::int64_t kEffortMax = 200'000'000;  // Nodes for the whole fleet: some ten seconds.
 constexpr int kProofNodesMax = 1 << 19;  // A tenth of a second for the one hardest partition.
 // Less gain in so many rounds is the long tail of column generation, in which the program's value
 // creeps while the patterns that matter are known.
@@ -248,6 +250,7 @@ class ColumnGeneration {
       // Nothing is left to gain, if the pricing was exact: from here on it is about the proof.
       const bool proven = bound_ >= RoundUpToPrices(master_.value() * (1 - kProofSlack), problem_);
       if (!prove || proven || effort >= kProofNodesMax) break;
+      if (pricer_.effort_spent() > kEffortMax) break;
       effort *= 8;
       pricer_.SetEffort(effort);
     }
