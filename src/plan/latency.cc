@@ -120,7 +120,10 @@ Slowdown SlowdownBy(const Neighbours& neighbours) {
   CHECK(neighbours.slots >= 1 && neighbours.slots <= kSlotsMax);
   // The small amount taken off keeps sums of exact grid values on their grid point.
   const double step = std::ceil(neighbours.others_load * kLoadGrid - 1e-6);
-  if (step > kLoadGrid) return {kInfinity, kInfinity, kInfinity, kInfinity};
+  const double total = neighbours.others_load + neighbours.own_load;
+  if (step > kLoadGrid || (step > 0 && total > kUtilisationMax + 1e-9)) {
+    return {kInfinity, kInfinity, kInfinity, kInfinity};
+  }
   return Tabled(std::max(0, static_cast<int>(step)), neighbours.slots);
 }
 

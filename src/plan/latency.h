@@ -6,7 +6,7 @@
 // own queue plus its service, stretched by neighbours that use the same SMs or memory bandwidth.
 // docs/operating/latency-model.md derives everything here and compares it with measurements.
 //
-//   Slowdown slowdown = SlowdownBy({.others_load = 0.3, .slots = 4});
+//   Slowdown slowdown = SlowdownBy({.others_load = 0.3, .own_load = 0.1, .slots = 4});
 //   Latency latency = PredictLatency({.rate_per_s = 5, .service_ms = 20}, slowdown);
 //   latency.p99_ms
 //
@@ -35,14 +35,15 @@ inline constexpr int kSlotsMax = 20;
 
 // The neighbours of a replica in its partition.
 struct Neighbours {
-  double others_load =
-      0;          // Sum over the others: part of the time busy x part of the partition used.
-  int slots = 1;  // How many of the largest fit beside each other; 1..kSlotsMax.
+  // Sum over the others: part of the time busy x part of the partition used.
+  double others_load = 0;
+  double own_load = 0;  // The replica's own: it keeps the others there for longer.
+  int slots = 1;        // How many of the largest fit beside each other; 1..kSlotsMax.
 };
 
-// How much longer a service takes; 1: not at all. Infinite where the neighbours' load exceeds
-// kUtilisationMax. No part of it shrinks when the load grows or the slots get fewer, and so no
-// latency does: a limit on the load can be found by bisection.
+// How much longer a service takes; 1: not at all. Infinite where there are neighbours and all loads
+// together exceed kUtilisationMax. No part of it shrinks when the load grows or the slots get
+// fewer, and so no latency does: a limit on the load can be found by bisection.
 struct Slowdown {
   double mean = 1;
   double p50 = 1;

@@ -67,7 +67,9 @@ Slowdown SlowdownIn(const PartitionChoice& partition, const Occupancy& occupancy
       occupancy.share <= 1 + kSumSlack) {
     return {};
   }
-  return SlowdownBy({.others_load = occupancy.load - variant.load, .slots = occupancy.slots});
+  return SlowdownBy({.others_load = occupancy.load - variant.load,
+                     .own_load = variant.load,
+                     .slots = occupancy.slots});
 }
 
 bool ToleratesStrangers(Isolation isolation, SharingMode mode, bool servers) {

@@ -200,8 +200,9 @@ class VariantBuilder {
     if (!workload_.load) return std::numeric_limits<double>::infinity();
     const RequestStream stream = StreamOf(workload_, v.service_ms);
     const auto holds = [&](int step) {
-      const Slowdown slowdown =
-          SlowdownBy({.others_load = static_cast<double>(step) / kLoadGrid, .slots = slots});
+      const Slowdown slowdown = SlowdownBy({.others_load = static_cast<double>(step) / kLoadGrid,
+                                            .own_load = v.load,
+                                            .slots = slots});
       return MeetsTarget(workload_, PredictLatency(stream, slowdown));
     };
     if (!holds(0)) return -1;

@@ -249,6 +249,7 @@ class Verifier {
       const Slowdown slowdown =
           alone ? Slowdown{}
                 : SlowdownBy({.others_load = std::max(0.0, load_sum - loads[r] - kTolerance),
+                              .own_load = loads[r],
                               .slots = slots});
       const Latency latency =
           PredictLatency({.rate_per_s = workload.load->requests_per_second / workload.replicas,

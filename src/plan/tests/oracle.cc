@@ -182,8 +182,9 @@ Verdict JudgePartition(const Rulebook& rules, const Board& board, const MigProfi
     if (!workload.load) continue;
     Slowdown slowdown;
     if (sharing != Sharing::kAlone && !side_by_side) {
-      slowdown = SlowdownBy(
-          {.others_load = load - standings[i].share * standings[i].busy, .slots = slots});
+      slowdown = SlowdownBy({.others_load = load - standings[i].share * standings[i].busy,
+                             .own_load = standings[i].share * standings[i].busy,
+                             .slots = slots});
     }
     verdict.latency.back() =
         PredictLatency({.rate_per_s = RatePerReplica(workload),
