@@ -128,6 +128,52 @@ class OnANode(CommandTest):
         plan = self.plan(EXAMPLES / "forty-small.yaml", "--current", "now.json")
         self.assertEqual({c["kind"] for c in plan["changes"]}, {"keep"})
 
+    def test_a_replica_whose_command_changed_is_not_kept(self):
+        fleet = self.write("f.yaml", SMALL_FLEET + "    command: [serve, --port, '1']\n")
+        self.run_sublet("plan", fleet, "-o", "now.json")
+        self.write("f.yaml", SMALL_FLEET + "    command: [serve, --port, '2']\n")
+        (change,) = self.plan(fleet, "--current", "now.json")["changes"]
+        self.assertEqual(change["kind"], "move")
+
+    def test_a_tenant_that_gets_a_server_of_its_own_is_not_kept(self):
+        shared = """\
+version: sublet.fleet/v1
+name: two
+gpus: [{board: l4, count: 1}]
+tenants: [{name: red}, {name: blue}]
+workloads:
+  - {name: a, tenant: red, memory: 4GiB, compute: {sm_percent: 20}}
+  - {name: b, tenant: blue, memory: 4GiB, compute: {sm_percent: 20}}
+"""
+        fleet = self.write("f.yaml", shared)
+        self.run_sublet("plan", fleet, "-o", "now.json")
+        self.write("f.yaml", shared.replace("name: blue}", "name: blue, isolation: fault}"))
+        changes = self.plan(fleet, "--current", "now.json")["changes"]
+        self.assertEqual({c["kind"] for c in changes}, {"move"})
+
+    def test_a_node_on_which_nothing_can_run_is_refused_with_the_reason(self):
+        self.run_sublet("inspect", "--record", "node.json", SUBLET_SIM="a100-80gb:1")
+        node = json.loads((self.path / "node.json").read_text())
+        for check in node["modes"]:
+            check["gpus"] = []
+        self.write("node.json", json.dumps(node))
+        said = self.refusal(INVALID, "plan", EXAMPLES / "four-7b.yaml", "--node", "node.json")
+        self.assertIn("no sharing mode can run", said)
+
+    def test_single_modes_are_priced_at_what_is_offered(self):
+        fleet = self.write("f.yaml", """\
+version: sublet.fleet/v1
+name: reserved
+gpus:
+  - {board: a100-80gb, count: 1, price_usd_hour: 1}
+  - {board: a100-80gb, price_usd_hour: 3}
+workloads: [{name: w, replicas: 3, memory: 60GiB}]
+""")
+        plan = self.plan(fleet)
+        by_name = {s["name"]: s for s in plan["strategies"]}
+        self.assertEqual(plan["summary"]["cost_month_usd"], 7 * 730)
+        self.assertEqual(by_name["exclusive"]["cost_month_usd"], 7 * 730)
+
     def test_a_node_that_changed_since_the_current_plan_is_a_conflict(self):
         self.run_sublet("plan", EXAMPLES / "four-7b.yaml", "--sim", "a100-80gb:1", "-o", "now.json")
         self.run_sublet("inspect", "--record", "other.json", SUBLET_SIM="h100-80gb:1")
@@ -245,6 +291,12 @@ class BadInput(CommandTest):
 
     def test_an_output_that_can_not_be_written_leaves_nothing(self):
         self.refusal(NOT_FOUND, "plan", EXAMPLES / "four-7b.yaml", "-o", "no/such/folder/plan.json")
+
+    def test_a_full_disk_behind_standard_output_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([SUBLET, "plan", EXAMPLES / "four-7b.yaml"], stdout=full,
+                                  stderr=subprocess.PIPE, env=self.environment, timeout=60)
+        self.assertEqual(done.returncode, 8)
 
     def test_unknown_flags_are_a_usage_error(self):
         self.run_sublet("plan", "--no-such-flag", status=USAGE)

@@ -115,6 +115,24 @@ TEST_F(FilesTest, AFolderThatMayNotBeWrittenIsAPermissionError) {
 }
 
 // A reader that runs beside a writer sees one whole content or the other.
+TEST_F(FilesTest, ALinkStaysALinkAndItsTargetIsReplaced) {
+  ASSERT_TRUE(WriteFileAtomically(Path("target"), "old"));
+  std::filesystem::create_symlink(Path("target"), Path("link"));
+  ASSERT_TRUE(WriteFileAtomically(Path("link"), "new"));
+  EXPECT_TRUE(std::filesystem::is_symlink(Path("link")));
+  EXPECT_EQ(*ReadFile(Path("target"), 100), "new");
+}
+
+TEST_F(FilesTest, APipeIsWrittenToAndStaysAPipe) {
+  ASSERT_EQ(::mkfifo(Path("pipe").c_str(), 0600), 0);
+  std::string got;
+  std::thread reader([&] { got = ReadFile(Path("pipe"), 100).value_or(""); });
+  ASSERT_TRUE(WriteFileAtomically(Path("pipe"), "content"));
+  reader.join();
+  EXPECT_EQ(got, "content");
+  EXPECT_TRUE(std::filesystem::is_fifo(Path("pipe")));
+}
+
 TEST_F(FilesTest, AReaderNeverSeesHalfAFile) {
   const std::string first(200'000, 'a');
   const std::string second(100'000, 'b');
