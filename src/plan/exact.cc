@@ -14,8 +14,8 @@ namespace {
 
 using Mask = unsigned;
 
-// What makes one arrangement better than another, in this order. Each part of an arrangement of
-// several parts is a sum or a minimum, so the best whole is made of best parts.
+// What makes one arrangement better than another, in this order. Costs add up and the headroom is a
+// minimum, so a best whole is made of parts that are best in these two.
 struct Score {
   double cost = std::numeric_limits<double>::infinity();
   double headroom = 1;

@@ -6,8 +6,11 @@
 //
 // Dynamic programming over subsets: which sets fit into each kind of partition, which into each cut
 // of a GPU, and which GPUs together hold all, at the least cost; among equal costs the one whose
-// tightest latency target has the most left, then the one that slows its replicas the least, then
-// the simpler modes. 3^n steps for n replicas and each kind, so n is at most kExactReplicasMax.
+// tightest latency target has the most left. Both are exact. Ties go to what slows replicas the
+// least, then strands the least memory in MIG instances, then to the simpler modes; these compare
+// parts, so a better whole of worse parts can be missed.
+//
+// 3^n steps for n replicas and each kind, so n is at most kExactReplicasMax.
 //
 // Thread safety: pure function.
 #pragma once
