@@ -426,10 +426,13 @@ class Assembly {
     };
     collect(current, before);
     collect(plan_, after);
+    const Settings settings_before = SettingsOf(current);
+    const Settings settings_after = SettingsOf(plan_);
     std::set<std::string> staying;
     for (std::size_t p = 0; p < plan_.gpus.size(); ++p) {
       const PlannedGpu* now = seating_.NowAt(seating_.SeatOf(sources_[p]));
-      if (now != nullptr) NoteStaying(current, *now, plan_.gpus[p], staying);
+      if (now != nullptr)
+        NoteStaying(*now, settings_before, plan_.gpus[p], settings_after, staying);
     }
     for (const auto& [id, to] : after) {
       const auto from = before.find(id);
@@ -447,8 +450,21 @@ class Assembly {
 
   // A replica stays when it is on the same GPU in a partition of the same shape and mode, with the
   // same limits: then its process needn't be touched.
-  // What a running process was started with: a difference in any of it means a new process.
-  static std::string ShareOf(const Plan& plan, const PlannedPartition& partition,
+  // What the processes of each workload are started with.
+  using Settings = std::map<std::string, std::string>;
+  static Settings SettingsOf(const Plan& plan) {
+    Settings settings;
+    for (const PlannedWorkload& workload : plan.workloads) {
+      std::string& all = settings[workload.name];
+      all = fmt::format("{}:{}:{}:{}", workload.tenant, workload.memory.mib(), workload.image,
+                        fmt::join(workload.command, "\n"));
+      for (const auto& [name, value] : workload.env) all += fmt::format("\n{}={}", name, value);
+    }
+    return settings;
+  }
+
+  // A difference in any of this means a new process.
+  static std::string ShareOf(const Settings& settings, const PlannedPartition& partition,
                              const PlannedReplica& replica) {
     std::string share = fmt::format("{}:{}:{}:{}:{}", partition.profile, partition.start,
                                     SharingModeName(partition.mode), replica.sm_percent.value_or(0),
@@ -458,27 +474,21 @@ class Assembly {
       share += fmt::format(":{}:{}", servers.size() > 1,
                            servers[static_cast<std::size_t>(*replica.server)].tenant);
     }
-    for (const PlannedWorkload& workload : plan.workloads) {
-      if (workload.name != replica.workload) continue;
-      share += fmt::format(":{}:{}:{}:{}", workload.tenant, workload.memory.mib(), workload.image,
-                           fmt::join(workload.command, "\n"));
-      for (const auto& [name, value] : workload.env) share += fmt::format("\n{}={}", name, value);
-    }
-    return share;
+    return share + ":" + settings.at(replica.workload);
   }
 
-  void NoteStaying(const Plan& current, const PlannedGpu& now, const PlannedGpu& then,
-                   std::set<std::string>& staying) const {
+  static void NoteStaying(const PlannedGpu& now, const Settings& before, const PlannedGpu& then,
+                          const Settings& after, std::set<std::string>& staying) {
     std::map<std::string, std::string> shares;
     for (const PlannedPartition& partition : now.partitions) {
       for (const PlannedReplica& replica : partition.replicas) {
-        shares[replica.id] = ShareOf(current, partition, replica);
+        shares[replica.id] = ShareOf(before, partition, replica);
       }
     }
     for (const PlannedPartition& partition : then.partitions) {
       for (const PlannedReplica& replica : partition.replicas) {
         const auto it = shares.find(replica.id);
-        if (it != shares.end() && it->second == ShareOf(plan_, partition, replica)) {
+        if (it != shares.end() && it->second == ShareOf(after, partition, replica)) {
           staying.insert(replica.id);
         }
       }

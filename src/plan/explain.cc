@@ -312,7 +312,7 @@ std::string ReasonFor(const Problem& problem, int board, const PartitionChoice& 
     reason += fmt::format(", capped at {} % of the SMs", variant.sm_percent);
   }
   const Slowdown slowdown = SlowdownIn(partition, occupancy, variant);
-  if (partition.mode == SharingMode::kMps && !partition.servers && occupancy.share <= 1 + 1e-9) {
+  if (SideBySide(partition, occupancy)) {
     reason += fmt::format("; the shares add up to {:.0f} %, so nobody waits for another's SMs",
                           occupancy.share * 100);
   } else if (workload.load && slowdown.mean < 1e6) {

@@ -111,13 +111,6 @@ double Master::value() const {
   return impl_->lp.objectiveValue();
 }
 
-double Master::missing() const {
-  const double* x = impl_->lp.primalColumnSolution();
-  double sum = 0;
-  for (int w = 0; w < impl_->workloads; ++w) sum += x[w];
-  return sum;
-}
-
 std::vector<double> Master::Amounts() const {
   const double* x = impl_->lp.primalColumnSolution() + impl_->workloads;
   return {x, x + impl_->patterns.size()};

@@ -35,7 +35,6 @@ class Master {
   const std::vector<Pattern>& patterns() const;
   // Of the last Minimise():
   double value() const;
-  double missing() const;               // Sum of what no pattern covers.
   std::vector<double> Amounts() const;  // By pattern.
   std::vector<double> Worths() const;   // By workload, >= 0.
   double Scarcity(int board) const;     // <= 0; 0 for a board without limit.

@@ -28,11 +28,7 @@ std::optional<double> HeadroomOf(const Workload& workload, const Latency& latenc
 }
 
 Latency LatencyOf(const Workload& workload, const Variant& variant, const Slowdown& slowdown) {
-  return PredictLatency({.rate_per_s = workload.load->requests_per_second / workload.replicas,
-                         .service_ms = variant.service_ms,
-                         .service_variability = workload.load->service_variability,
-                         .burstiness = workload.load->burstiness},
-                        slowdown);
+  return PredictLatency(StreamOf(workload, variant.service_ms), slowdown);
 }
 
 // Memory, clients and engines: what is counted, not predicted.

@@ -60,13 +60,14 @@ Occupancy OccupancyOf(const PartitionChoice& partition) {
   return sum;
 }
 
+bool SideBySide(const PartitionChoice& partition, const Occupancy& occupancy) {
+  return partition.mode == SharingMode::kMps && !partition.servers &&
+         occupancy.share <= 1 + kSumSlack;
+}
+
 Slowdown SlowdownIn(const PartitionChoice& partition, const Occupancy& occupancy,
                     const Variant& variant) {
-  if (partition.mode == SharingMode::kExclusive) return {};
-  if (partition.mode == SharingMode::kMps && !partition.servers &&
-      occupancy.share <= 1 + kSumSlack) {
-    return {};
-  }
+  if (partition.mode == SharingMode::kExclusive || SideBySide(partition, occupancy)) return {};
   return SlowdownBy({.others_load = occupancy.load - variant.load,
                      .own_load = variant.load,
                      .slots = occupancy.slots});

@@ -60,8 +60,12 @@ struct Occupancy {
 };
 Occupancy OccupancyOf(const PartitionChoice& partition);
 
-// The neighbours that `variant` sees in this partition; nothing to wait for where the shares of an
-// MPS server add up to 1 or less.
+// Does nobody ever wait for another's SMs? So it is where the shares of one MPS server add up to 1
+// or less.
+bool SideBySide(const PartitionChoice& partition, const Occupancy& occupancy);
+
+// How the neighbours slow `variant` in this partition: not at all where it is alone or
+// SideBySide().
 Slowdown SlowdownIn(const PartitionChoice& partition, const Occupancy& occupancy,
                     const Variant& variant);
 

@@ -51,19 +51,19 @@ bool EnginesFit(const EngineCounts& need, const EngineCounts& have) {
          need.ofa <= have.ofa;
 }
 
-RequestStream StreamOf(const Workload& workload, double service_ms) {
-  return {.rate_per_s = workload.load->requests_per_second / workload.replicas,
-          .service_ms = service_ms,
-          .service_variability = workload.load->service_variability,
-          .burstiness = workload.load->burstiness};
-}
-
 bool MeetsTarget(const Workload& workload, const Latency& latency) {
   return latency.stable && latency.p50_ms <= workload.latency.p50_ms.value_or(latency.p50_ms) &&
          latency.p99_ms <= workload.latency.p99_ms.value_or(latency.p99_ms);
 }
 
 }  // namespace
+
+RequestStream StreamOf(const Workload& workload, double service_ms) {
+  return {.rate_per_s = workload.load->requests_per_second / workload.replicas,
+          .service_ms = service_ms,
+          .service_variability = workload.load->service_variability,
+          .burstiness = workload.load->burstiness};
+}
 
 std::string MissOf(const Workload& workload, const Latency& latency) {
   const bool p50 = latency.p50_ms > workload.latency.p50_ms.value_or(latency.p50_ms);

@@ -103,6 +103,9 @@ struct Problem {
 double ServiceStretch(const ComputeNeed& need, const Board& board, const Board* measured_on,
                       double sm_percent, double bandwidth_fraction);
 
+// The requests that one replica gets, served in `service_ms`. REQUIRES: the workload has a load.
+RequestStream StreamOf(const Workload& workload, double service_ms);
+
 // "a p99 of 31.0 ms, 20.0 ms are allowed": which target a latency misses. REQUIRES: it misses one.
 std::string MissOf(const Workload& workload, const Latency& latency);
 
