@@ -66,7 +66,7 @@ enum DeviceAttribute : int {
   kComputeCapabilityMinor = 76,
 };
 
-inline constexpr unsigned kContextScheduleSpin = 0x01;
+inline constexpr unsigned kContextScheduleYield = 0x02;
 inline constexpr unsigned kContextScheduleBlockingSync = 0x04;
 inline constexpr unsigned kStreamNonBlocking = 0x1;
 inline constexpr unsigned kEventDisableTiming = 0x2;

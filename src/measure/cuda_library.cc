@@ -127,7 +127,7 @@ Result<CudaContext> CudaContext::Make(const CudaLibrary& cuda, const Options& op
   cuda::Device number = 0;
   RETURN_IF_ERROR(cuda.Check(api.device(&number, 0), "finding the first gpu"));
   const unsigned flags =
-      options.blocking_wait ? cuda::kContextScheduleBlockingSync : cuda::kContextScheduleSpin;
+      options.blocking_wait ? cuda::kContextScheduleBlockingSync : cuda::kContextScheduleYield;
   RETURN_IF_ERROR(cuda.Check(api.context_flags(number, flags), "choosing how to wait"));
   cuda::Context context = nullptr;
   RETURN_IF_ERROR(cuda.Check(api.context_retain(&context, number), "making a context"));

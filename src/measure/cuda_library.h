@@ -85,7 +85,10 @@ struct CudaDevice {
 class CudaContext {
  public:
   struct Options {
-    bool blocking_wait = false;  // A wait sleeps instead of spinning on a processor.
+    // A wait sleeps, and an interrupt ends it. Otherwise it looks again and again and lets other
+    // threads run in between: as quick as spinning where there is a processor for each process, and
+    // no worse than sleeping where there isn't.
+    bool blocking_wait = false;
   };
   static Result<CudaContext> Make(const CudaLibrary& cuda, const Options& options);
 
