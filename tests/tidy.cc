@@ -146,7 +146,7 @@ const std::vector<Ban>& Bans() {
   static const std::vector<Ban> kBans = {
       {std::regex(R"(_clock::now\b|\bgettimeofday\s*\(|\bclock_gettime\s*\()"),
        "time is a parameter: take a Clock, or a time",
-       {"src/base/clock", "src/exe/", "sim/"}},
+       {"src/base/clock", "src/exe/", "src/guard/", "sim/"}},
       {std::regex(R"(\bs?rand\s*\(|\brandom_device\b)"), "take a seed", {}},
       {std::regex(R"(\b(_exit|exit|quick_exit|abort|terminate)\s*\()"),
        "return a Result, or CHECK",
