@@ -32,6 +32,7 @@ int Main(int argc, char** argv) {
   AddPlanVerb(program);
   AddRenderVerb(program);
   AddMigVerb(program);
+  AddMeasureWorkerVerb(program);
   try {
     program.app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

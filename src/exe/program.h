@@ -37,5 +37,6 @@ void AddModesVerb(Program& program);
 void AddPlanVerb(Program& program);
 void AddRenderVerb(Program& program);
 void AddMigVerb(Program& program);
+void AddMeasureWorkerVerb(Program& program);  // Hidden.
 
 }  // namespace sublet
