@@ -96,7 +96,8 @@ Result<std::unique_ptr<Driver>> Driver::Start() {
   }
   ASSIGN_OR_RETURN(driver->node_, LoadSimNode(preset, Variable("SUBLET_SIM_DRIVER")));
   ASSIGN_OR_RETURN(driver->own_faults_, ParseFaults(Variable("SUBLET_SIM_FAULTS")));
-  ASSIGN_OR_RETURN(driver->store_, StateStore::Open(StateFolder(), driver->node_));
+  driver->folder_ = StateFolder();
+  ASSIGN_OR_RETURN(driver->store_, StateStore::Open(driver->folder_, driver->node_));
   driver->unprivileged_ = Variable("SUBLET_SIM_UNPRIVILEGED") == "1";
   return driver;
 }

@@ -68,6 +68,8 @@ class Driver {
   static Result<std::unique_ptr<Driver>> Start();
 
   const SimNode& node() const { return node_; }
+  // Where the node's state lies.
+  const std::string& folder() const { return folder_; }
   const SimGpu& gpu(const Target& target) const {
     return node_.gpus[static_cast<std::size_t>(target.gpu)];
   }
@@ -97,6 +99,7 @@ class Driver {
   bool IsLost(const SimState& state, int gpu) const;
 
   SimNode node_;
+  std::string folder_;
   std::unique_ptr<StateStore> store_;
   std::vector<FaultRule> own_faults_;  // Of this process's environment.
   bool unprivileged_ = false;

@@ -5,6 +5,7 @@
 #include <exception>
 
 #include "driver.h"
+#include "process_rules.h"
 #include "sublet_sim.h"
 
 namespace sublet::sim {
@@ -36,46 +37,6 @@ Return ListProcesses(const char* function, Device device, ProcessType type, unsi
     }
     return PutList(list, count, out);
   });
-}
-
-Bytes UsedMemory(const SimState& state, int gpu, int gpu_instance) {
-  Bytes sum;
-  for (const ProcessState& process : state.processes) {
-    if (process.gpu == gpu && process.gpu_instance == gpu_instance) sum += process.memory;
-  }
-  return sum;
-}
-
-// Whether the process may start there: the compute instance exists, the mode admits it, it fits.
-Return Admit(const Driver& driver, const SimState& state, const ProcessState& process) {
-  if (process.gpu < 0 || process.gpu >= static_cast<int>(state.gpus.size())) return kNotFound;
-  const GpuState& gpu = state.gpus[static_cast<std::size_t>(process.gpu)];
-  const SimGpu& facts = driver.node().gpus[static_cast<std::size_t>(process.gpu)];
-  if (gpu.lost) return kGpuIsLost;
-  if (gpu.mig != (process.gpu_instance >= 0)) return kNotFound;
-  Bytes room = facts.facts.memory - facts.facts.memory_reserved.value_or(Bytes{});
-  if (process.gpu_instance >= 0) {
-    const sublet::GpuInstance* instance = FindInstance(gpu, process.gpu_instance);
-    if (instance == nullptr ||
-        FindComputeInstance(*instance, process.compute_instance) == nullptr) {
-      return kNotFound;
-    }
-    const ReportedProfile* profile = facts.facts.FindProfile(instance->profile_id);
-    if (profile != nullptr) room = profile->memory;
-  }
-  const auto mode = static_cast<unsigned>(gpu.compute_mode);
-  if (mode == kComputeModeProhibited) return kInUse;
-  const bool alone = std::ranges::none_of(state.processes, [&](const ProcessState& other) {
-    return other.gpu == process.gpu && other.gpu_instance == process.gpu_instance &&
-           other.compute_instance == process.compute_instance &&
-           other.type != ProcessType::kGraphics;
-  });
-  // MPS clients share their server's one context, which is why they pass.
-  if (mode == kComputeModeExclusiveProcess && !alone && process.type == ProcessType::kCompute) {
-    return kInUse;
-  }
-  const Bytes used = UsedMemory(state, process.gpu, process.gpu_instance);
-  return used + process.memory > room ? kMemory : kSuccess;
 }
 
 }  // namespace
@@ -129,7 +90,7 @@ SIM_EXPORT int subletSimProcessStart(unsigned pid, unsigned gpu, unsigned gpu_in
     process.type = static_cast<ProcessType>(type);
     if (process.started == 0) return kNotFound;
     return driver.Update([&](SimState& state) {
-      const Return code = Admit(driver, state, process);
+      const Return code = Admit(driver.node(), state, process);
       if (code == kSuccess) state.processes.push_back(process);
       return code;
     });
