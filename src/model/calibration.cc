@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/check.h"
 #include "embedded/model_data.h"
@@ -43,6 +44,21 @@ void CheckContexts(const std::vector<ContextPoint>& contexts, ObjectReader& in) 
   }
 }
 
+// Each name once, so that a fleet's "cal.json#transformer" means one profile.
+void CheckProfiles(const std::vector<WorkloadProfile>& profiles, ObjectReader& in) {
+  std::set<std::string> names;
+  for (const WorkloadProfile& profile : profiles) {
+    if (names.insert(profile.name).second) continue;
+    return in.Reject("profiles", fmt::format("two profiles of one name: '{}'", profile.name));
+  }
+}
+
+// The evidence belongs to another reader; here it only has to be an object.
+Result<bool> PassOver(const Node& node) {
+  if (node.kind != Node::Kind::kMap) return FailAt(node, "an object is expected here");
+  return true;
+}
+
 Result<Calibration> ReadCalibration(const Node& node) {
   Calibration calibration;
   ObjectReader in(node, "calibration");
@@ -56,10 +72,25 @@ Result<Calibration> ReadCalibration(const Node& node) {
   in.Required("mps_clients_max", calibration.mps_clients_max, {.min = 1, .max = 100'000});
   in.RequiredList("contexts", calibration.contexts, ReadContextPoint);
   in.Required("device_reserve_mib", calibration.device_reserve, ReadMib);
+  in.OptionalList("profiles", calibration.profiles, ReadProfileEntry);
+  bool has_evidence = false;
+  in.Optional("measurement", has_evidence, PassOver);
+  CheckProfiles(calibration.profiles, in);
   if (in.Has("contexts")) CheckContexts(calibration.contexts, in);
   if (in.Has("board") && calibration.board.empty()) in.Reject("board", "board must not be empty");
   RETURN_IF_ERROR(in.Finish());
   return calibration;
+}
+
+// The profiles in a file, whichever of the two kinds it is.
+Result<std::vector<WorkloadProfile>> ReadProfiles(const Node& node) {
+  const Node* version = node.Find("version");
+  if (version != nullptr && version->scalar.starts_with("sublet.calibration/")) {
+    ASSIGN_OR_RETURN(Calibration calibration, ReadCalibration(node));
+    return std::move(calibration.profiles);
+  }
+  ASSIGN_OR_RETURN(WorkloadProfile profile, ReadWorkloadProfile(node));
+  return std::vector<WorkloadProfile>{std::move(profile)};
 }
 
 }  // namespace
@@ -92,6 +123,7 @@ Calibration ForBoard(const Calibration& calibration, const Board& board) {
   scaled.board = board.name;
   scaled.source = fmt::format("scaled from {}: {}", calibration.board, calibration.source);
   scaled.scaled = true;
+  scaled.profiles.clear();
   scaled.switch_ms *= kScaledSwitch;
   for (ContextPoint& point : scaled.contexts) {
     point.memory = RoundedUpToMib(static_cast<double>(point.memory.count) * kScaledContext);
@@ -104,19 +136,47 @@ nlohmann::ordered_json CalibrationToJson(const Calibration& calibration) {
   for (const ContextPoint& point : calibration.contexts) {
     contexts.push_back({{"sm_percent", point.sm_percent}, {"memory_mib", point.memory.mib()}});
   }
-  return {{"version", kCalibrationVersion},
-          {"board", calibration.board},
-          {"source", calibration.source},
-          {"scaled", calibration.scaled},
-          {"switch_ms", calibration.switch_ms},
-          {"mps_service_factor", calibration.mps_service_factor},
-          {"mps_clients_max", calibration.mps_clients_max},
-          {"contexts", std::move(contexts)},
-          {"device_reserve_mib", calibration.device_reserve.mib()}};
+  nlohmann::ordered_json json{{"version", kCalibrationVersion},
+                              {"board", calibration.board},
+                              {"source", calibration.source},
+                              {"scaled", calibration.scaled},
+                              {"switch_ms", calibration.switch_ms},
+                              {"mps_service_factor", calibration.mps_service_factor},
+                              {"mps_clients_max", calibration.mps_clients_max},
+                              {"contexts", std::move(contexts)},
+                              {"device_reserve_mib", calibration.device_reserve.mib()}};
+  if (calibration.profiles.empty()) return json;
+  nlohmann::ordered_json& profiles = json["profiles"] = nlohmann::ordered_json::array();
+  for (const WorkloadProfile& profile : calibration.profiles) {
+    profiles.push_back(ProfileEntryToJson(profile));
+  }
+  return json;
 }
 
 Result<Calibration> ParseCalibration(std::string_view text, std::string_view source) {
   return ParseAs(text, source, ReadCalibration);
+}
+
+Result<WorkloadProfile> ParseProfileNamed(std::string_view text, std::string_view source,
+                                          std::string_view name) {
+  ASSIGN_OR_RETURN(const std::vector<WorkloadProfile> profiles,
+                   ParseAs(text, source, ReadProfiles));
+  std::vector<std::string_view> known;
+  for (const WorkloadProfile& profile : profiles) {
+    if (profile.name == name || (name.empty() && profiles.size() == 1)) return profile;
+    known.push_back(profile.name);
+  }
+  if (profiles.empty()) {
+    return Fail(ErrorCode::kInvalid, fmt::format("no workload profiles in {}", source),
+                "measure one: sublet profile -o FILE -- COMMAND");
+  }
+  if (name.empty()) {
+    return Fail(ErrorCode::kInvalid, fmt::format("several workload profiles in {}", source),
+                fmt::format("name one behind '#': {}", fmt::join(known, ", ")));
+  }
+  return Fail(ErrorCode::kInvalid,
+              fmt::format("no such workload profile in {}: '{}'", source, name.substr(0, 64)),
+              SuggestFor(name, known));
 }
 
 }  // namespace sublet

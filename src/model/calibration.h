@@ -9,6 +9,10 @@
 //   const Calibration& h200 = DefaultCalibration();
 //   Calibration here = ForBoard(h200, *board);   // here.scaled, here.source says from what
 //
+// A file that `sublet measure` wrote holds the evidence as well, in the field "measurement". This
+// reader passes over it and ParseMeasurement() (model/measurement.h) reads it: who plans needs the
+// figures, who reports needs the evidence.
+//
 // Thread safety: values; constant after construction.
 #pragma once
 
@@ -20,6 +24,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "model/board.h"
+#include "model/workload_profile.h"
 
 namespace sublet {
 
@@ -41,6 +46,8 @@ struct Calibration {
   int mps_clients_max = 48;       // Clients one GPU serves.
   std::vector<ContextPoint> contexts;  // Ascending sm_percent; the last is 100.
   Bytes device_reserve;  // Of the GPU's memory, what no process gets: driver, ECC, MPS server.
+  // The lab's own workloads as they ran on `board`, each name once; empty where ForBoard() scaled.
+  std::vector<WorkloadProfile> profiles;
 
   // The context of a process capped at `sm_percent`: linear between points, the first point's below
   // it. Rounded up to a MiB.
@@ -51,10 +58,17 @@ struct Calibration {
 const Calibration& DefaultCalibration();
 
 // The figures for `board`: as they are when they were measured on it; otherwise with switch_ms
-// multiplied by 1.5 and contexts by 1.25 (docs/decisions says why), and `scaled` set.
+// multiplied by 1.5 and contexts by 1.25 (docs/decisions says why), and `scaled` set. Profiles stay
+// with the board they were measured on: a fleet that names one says so by its name, and the planner
+// scales the workload.
 Calibration ForBoard(const Calibration& calibration, const Board& board);
 
 nlohmann::ordered_json CalibrationToJson(const Calibration& calibration);
 Result<Calibration> ParseCalibration(std::string_view text, std::string_view source);
+
+// The profile that `text`, a workload profile or a calibration, has under `name`; of a file with
+// one profile, an empty name means that one. Fails with kInvalid, and the hint says what to write.
+Result<WorkloadProfile> ParseProfileNamed(std::string_view text, std::string_view source,
+                                          std::string_view name);
 
 }  // namespace sublet

@@ -163,13 +163,44 @@ void CheckProfile(const std::vector<SpeedPoint>& profile, ObjectReader& in) {
   }
 }
 
-Result<ComputeNeed> ReadCompute(const Node& node, bool has_kv_cache) {
+// The need of a workload whose profile was measured. A speed above 0 keeps its service time finite.
+ComputeNeed NeedOf(WorkloadProfile profile) {
+  constexpr double kSpeedMin = 0.0001;
   ComputeNeed compute;
-  std::optional<double> bandwidth;
+  const std::vector<double> speeds = profile.Speeds();
+  for (std::size_t i = 0; i < speeds.size(); ++i) {
+    compute.profile.push_back(
+        {static_cast<double>(profile.points[i].sm_percent), std::max(kSpeedMin, speeds[i])});
+  }
+  compute.measured_on = profile.board;
+  compute.measured = std::move(profile);
+  return compute;
+}
+
+// Is `profile` the name of a file, not a list of points?
+bool NamesProfile(const Node& compute) {
+  const Node* profile = compute.Find("profile");
+  return profile != nullptr && profile->kind == Node::Kind::kScalar;
+}
+
+Result<ComputeNeed> ReadCompute(const Node& node, bool has_kv_cache, ProfileBook& book) {
+  ComputeNeed compute;
   ObjectReader in(node, "compute");
+  if (NamesProfile(node)) {
+    in.Optional("profile", compute, [&](const Node& name) -> Result<ComputeNeed> {
+      ASSIGN_OR_RETURN(WorkloadProfile profile, book.Open(name));
+      return NeedOf(std::move(profile));
+    });
+    if (in.Has("measured_on")) {
+      in.Reject("measured_on", "a profile in a file says itself where it was measured");
+    }
+  } else {
+    in.OptionalList("profile", compute.profile, ReadSpeedPoint);
+  }
+  std::optional<double> bandwidth;
+  if (compute.measured) bandwidth = compute.measured->bandwidth_percent;
   in.Optional("sm_percent", compute.sm_percent, kPart);
   in.Optional("bandwidth_percent", bandwidth, {.min = 0, .max = 100});
-  in.OptionalList("profile", compute.profile, ReadSpeedPoint);
   in.Optional("measured_on", compute.measured_on, ReadName);
   if (in.Has("profile")) {
     if (in.Has("sm_percent")) in.Reject("sm_percent", "give sm_percent or profile, not both");
@@ -183,14 +214,24 @@ Result<ComputeNeed> ReadCompute(const Node& node, bool has_kv_cache) {
   return compute;
 }
 
-Result<std::optional<Load>> ReadLoad(const Node& node) {
+// What the load doesn't say of a request, a measured profile does: its unit is a request.
+Result<std::optional<Load>> ReadLoad(const Node& node,
+                                     const std::optional<WorkloadProfile>& measured) {
   Load load;
+  if (measured) {
+    load.service_ms = measured->service_ms;
+    load.steps = measured->steps;
+  }
   ObjectReader in(node, "load");
   in.Required("requests_per_second", load.requests_per_second, kRate);
-  in.Required("service_ms", load.service_ms, kMilliseconds);
+  in.Optional("service_ms", load.service_ms, kMilliseconds);
   in.Optional("service_variability", load.service_variability, kVariation);
   in.Optional("steps", load.steps, kCount);
   in.Optional("burstiness", load.burstiness, kVariation);
+  if (!measured && !in.Has("service_ms")) {
+    in.RejectMissing("missing key in load: 'service_ms'",
+                     "one request alone on the whole GPU, in ms; or name a measured profile");
+  }
   RETURN_IF_ERROR(in.Finish());
   return std::optional<Load>(load);
 }
@@ -244,8 +285,10 @@ Result<std::map<std::string, std::string>> ReadEnv(const Node& node) {
   return env;
 }
 
-// Either a size or a model to estimate it from; sets memory and memory_how.
-void ReadNeed(ObjectReader& in, Workload& workload, std::optional<ModelShape>& model) {
+// Either a size or a model to estimate it from, or neither where it was measured; sets memory and
+// memory_how but in that last case.
+void ReadNeed(ObjectReader& in, bool measured, Workload& workload,
+              std::optional<ModelShape>& model) {
   const bool given = in.Has("memory");
   if (given && in.Has("model")) {
     return in.Reject("model", "give memory or model, not both");
@@ -255,7 +298,10 @@ void ReadNeed(ObjectReader& in, Workload& workload, std::optional<ModelShape>& m
     workload.memory_how = "given";
     return;
   }
-  if (!in.Has("model")) return in.RejectMissing("a workload needs memory or model");
+  if (!in.Has("model")) {
+    if (!measured) in.RejectMissing("a workload needs memory or model");
+    return;
+  }
   in.Optional("model", model, ReadModel);
   if (!model) return;
   const MemoryEstimate estimate = EstimateMemory(*model);
@@ -271,7 +317,7 @@ void ReadNeed(ObjectReader& in, Workload& workload, std::optional<ModelShape>& m
   }
 }
 
-Result<Workload> ReadWorkload(const Node& node) {
+Result<Workload> ReadWorkload(const Node& node, ProfileBook& book) {
   Workload workload;
   workload.tenant = kDefaultTenant;
   std::optional<ModelShape> model;
@@ -279,11 +325,17 @@ Result<Workload> ReadWorkload(const Node& node) {
   in.Required("name", workload.name, ReadName);
   in.Optional("tenant", workload.tenant, ReadName);
   in.Optional("replicas", workload.replicas, {.min = 1, .max = kReplicasMax});
-  ReadNeed(in, workload, model);
+  const Node* need = node.Find("compute");
+  ReadNeed(in, need != nullptr && NamesProfile(*need), workload, model);
   const bool has_kv_cache = model && model->layers > 0;
   in.Optional("compute", workload.compute,
-              [&](const Node& compute) { return ReadCompute(compute, has_kv_cache); });
-  in.Optional("load", workload.load, ReadLoad);
+              [&](const Node& compute) { return ReadCompute(compute, has_kv_cache, book); });
+  const std::optional<WorkloadProfile>& measured = workload.compute.measured;
+  if (measured && workload.memory_how.empty()) {
+    workload.memory = std::max(kMemoryMin, measured->memory);
+    workload.memory_how = fmt::format("measured: {} at its peak", measured->name);
+  }
+  in.Optional("load", workload.load, [&](const Node& load) { return ReadLoad(load, measured); });
   in.Optional("latency", workload.latency, ReadLatency);
   in.OptionalEnum("isolation", workload.isolation, IsolationWords());
   in.Optional("engines", workload.engines, ReadEngines);
@@ -305,6 +357,8 @@ Result<Workload> ReadWorkload(const Node& node) {
 // Reads the list items of a fleet and keeps what only the whole file can tell.
 class FleetReader {
  public:
+  explicit FleetReader(const FileLoader& loader) : book_(loader) {}
+
   Result<Fleet> Read(const Node& node) {
     ObjectReader in(node, "fleet");
     in.Version(kFleetVersion);
@@ -343,7 +397,7 @@ class FleetReader {
   }
 
   Result<Workload> OneWorkload(const Node& node) {
-    ASSIGN_OR_RETURN(Workload workload, ReadWorkload(node));
+    ASSIGN_OR_RETURN(Workload workload, ReadWorkload(node, book_));
     if (!names_.insert(workload.name).second) {
       return FailAt(node, fmt::format("two workloads of one name: '{}'", workload.name));
     }
@@ -377,6 +431,7 @@ class FleetReader {
     return found == fleet_.tenants.end() ? nullptr : &*found;
   }
 
+  ProfileBook book_;
   Fleet fleet_;
   std::set<std::pair<std::string, std::optional<double>>> pools_;
   std::set<std::string> names_;
@@ -392,8 +447,8 @@ int Fleet::ReplicaCount() const {
   return count;
 }
 
-Result<Fleet> ParseFleet(std::string_view text, std::string_view source) {
-  return ParseAs(text, source, [](const Node& node) { return FleetReader().Read(node); });
+Result<Fleet> ParseFleet(std::string_view text, std::string_view source, const FileLoader& loader) {
+  return ParseAs(text, source, [&](const Node& node) { return FleetReader(loader).Read(node); });
 }
 
 }  // namespace sublet

@@ -17,7 +17,10 @@
 //       load: {requests_per_second: 0.4, service_ms: 450, steps: 40}
 //       latency: {p99_ms: 4000}
 //
-//   ASSIGN_OR_RETURN(Fleet fleet, ParseFleet(text, "fleet.yaml"));
+//   ASSIGN_OR_RETURN(Fleet fleet, ParseFleet(text, "fleet.yaml", loader));
+//
+// A workload may name a measured profile (`compute: {profile: encoder.json}`); the loader fetches
+// such files, so that reading a fleet opens none by itself.
 //
 // Parsing is strict and complete: what comes out has every default filled in, every number within
 // its range, every name unique and every reference resolved. Where a workload gives a model instead
@@ -35,6 +38,8 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "model/plan.h"
+#include "model/profile_book.h"
+#include "model/workload_profile.h"
 
 namespace sublet {
 
@@ -113,6 +118,8 @@ struct ComputeNeed {
   // Ascending in both, the last point is {100, 1}; empty: linear up to sm_percent.
   std::vector<SpeedPoint> profile;
   std::string measured_on;  // Catalogue name; empty: the figures hold on every board.
+  // Where the file names a measured profile: that profile, from which the other fields were filled.
+  std::optional<WorkloadProfile> measured;
 };
 
 struct Load {
@@ -134,8 +141,9 @@ struct Workload {
   std::string name;
   std::string tenant;  // Absent in the file: "default".
   int replicas = 1;
-  Bytes memory;            // Of one replica, without the CUDA context.
-  std::string memory_how;  // "given", or "13.0 GiB weights + 2.0 GiB KV cache + ..."
+  Bytes memory;  // Of one replica, without the CUDA context.
+  // "given", "measured: ...", or "13.0 GiB weights + 2.0 GiB KV cache + ..."
+  std::string memory_how;
   ComputeNeed compute;
   std::optional<Load> load;  // Absent: it may be busy all the time.
   LatencyTarget latency;     // Needs `load` (its service_ms): ParseFleet refuses it otherwise.
@@ -163,6 +171,8 @@ struct Fleet {
   int ReplicaCount() const;
 };
 
-Result<Fleet> ParseFleet(std::string_view text, std::string_view source);
+// Without a loader, a fleet that names a profile's file is refused.
+Result<Fleet> ParseFleet(std::string_view text, std::string_view source,
+                         const FileLoader& loader = {});
 
 }  // namespace sublet

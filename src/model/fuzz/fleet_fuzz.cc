@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "base/check.h"
@@ -22,13 +23,22 @@ void CheckWorkload(const sublet::Workload& workload) {
   if (workload.latency.p50_ms || workload.latency.p99_ms) CHECK(workload.load.has_value());
 }
 
+// The profile's file is not what is fuzzed here: "p" has one, and nothing else exists.
+sublet::Result<std::string> Load(const std::string& path) {
+  if (path != "p") return sublet::Fail(sublet::ErrorCode::kNotFound, "no such file");
+  return R"({"version": "sublet.profile/v1", "name": "x", "board": "h200", "source": "s",
+             "unit": "u", "service_ms": 1, "memory_mib": 0, "points": [{"sm_percent": 100,
+             "alone_per_s": 1, "latency_ms_p50": 1, "latency_ms_p99": 1, "context_mib": 9}]})";
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  const auto fleet = sublet::ParseFleet(text, "fuzz");
+  const auto fleet = sublet::ParseFleet(text, "fuzz", Load);
   if (!fleet) {
-    CHECK(fleet.error().code == sublet::ErrorCode::kInvalid);
+    CHECK(fleet.error().code == sublet::ErrorCode::kInvalid ||
+          fleet.error().code == sublet::ErrorCode::kNotFound);
     CHECK(fleet.error().message.starts_with("fuzz:"));
     CHECK(fleet.error().message.size() < 1000);
     return 0;

@@ -113,5 +113,37 @@ TEST(CalibrationTest, WrongFilesAreRefused) {
   EXPECT_THAT(ErrorOf(DefaultText().substr(0, 100)), HasSubstr("not valid JSON"));
 }
 
+WorkloadProfile Encoder() {
+  WorkloadProfile profile;
+  profile.name = "encoder";
+  profile.board = "h200";
+  profile.source = "a test";
+  profile.unit = "pass";
+  profile.service_ms = 0.25;
+  profile.points = {{100, 4000, 0.25, 0.3, {}, {}, 950_MiB}};
+  return profile;
+}
+
+TEST(CalibrationTest, ProfilesComeAlongAndStayWithTheirBoard) {
+  Calibration calibration = DefaultCalibration();
+  calibration.profiles = {Encoder()};
+  const std::string written = CalibrationToJson(calibration).dump();
+  const auto again = ParseCalibration(written, "c.json");
+  ASSERT_TRUE(again) << again.error().message;
+  ASSERT_EQ(again->profiles.size(), 1u);
+  EXPECT_EQ(again->profiles[0].name, "encoder");
+  EXPECT_EQ(CalibrationToJson(*again).dump(), written);
+  EXPECT_EQ(ForBoard(*again, **BuiltInBoards().Find("h200")).profiles.size(), 1u);
+  EXPECT_TRUE(ForBoard(*again, **BuiltInBoards().Find("l4")).profiles.empty());
+  calibration.profiles.push_back(Encoder());
+  EXPECT_THAT(ErrorOf(CalibrationToJson(calibration).dump()),
+              HasSubstr("two profiles of one name: 'encoder'"));
+}
+
+TEST(CalibrationTest, TheEvidenceIsPassedOver) {
+  EXPECT_EQ(ErrorOf(With("measurement", {{"version", "any"}, {"runs", {1, 2, 3}}})), "no error");
+  EXPECT_THAT(ErrorOf(With("measurement", 5)), HasSubstr("an object is expected"));
+}
+
 }  // namespace
 }  // namespace sublet

@@ -413,5 +413,110 @@ TEST(EstimateMemoryTest, TheLargestShapeDoesNotOverflow) {
   EXPECT_GT(EstimateMemory(model).Total(), 16384_GiB);
 }
 
+// A profile as `sublet profile` writes it, with any fields on top.
+std::string ProfileText(const std::string& more = "") {
+  return R"({"version": "sublet.profile/v1", "name": "encoder", "board": "h200", "source": "test",
+             "unit": "forward pass", "service_ms": 0.25, "steps": 3, "memory_mib": 700,
+             "crowd": 16, "points": [
+               {"sm_percent": 10, "alone_per_s": 2000, "latency_ms_p50": 0.5,
+                "latency_ms_p99": 0.6, "crowd_per_s": 20000, "context_mib": 410},
+               {"sm_percent": 100, "alone_per_s": 4000, "latency_ms_p50": 0.25,
+                "latency_ms_p99": 0.3, "crowd_per_s": 10000, "context_mib": 950}])" +
+         more + "}";
+}
+
+// A loader that has this one file, and counts how often it is asked.
+FileLoader OneFile(const std::string& path, const std::string& text, int* asked = nullptr) {
+  return [=](const std::string& wanted) -> Result<std::string> {
+    if (asked != nullptr) ++*asked;
+    if (wanted == path) return text;
+    return Fail(ErrorCode::kNotFound, std::string("no such file: ").append(wanted), "look again");
+  };
+}
+
+Result<Fleet> ParsedWith(const FileLoader& loader, const std::string& fields) {
+  return ParseFleet(std::string(kHead) + OneWith(fields), "f.yaml", loader);
+}
+
+std::string ErrorWith(const FileLoader& loader, const std::string& fields) {
+  const Result<Fleet> fleet = ParsedWith(loader, fields);
+  if (fleet) return "no error";
+  return fleet.error().message + (fleet.error().hint.empty() ? "" : " | " + fleet.error().hint);
+}
+
+TEST(FleetProfileTest, AMeasuredProfileFillsInWhatTheFleetLeavesOut) {
+  const auto fleet = ParsedWith(OneFile("p.json", ProfileText()), "compute: {profile: p.json}");
+  ASSERT_TRUE(fleet) << fleet.error().message;
+  const Workload& chat = fleet->workloads.at(0);
+  EXPECT_EQ(chat.memory, 700_MiB);
+  EXPECT_EQ(chat.memory_how, "measured: encoder at its peak");
+  EXPECT_FALSE(chat.load.has_value());
+  ASSERT_TRUE(chat.compute.measured.has_value());
+  EXPECT_EQ(chat.compute.measured_on, "h200");
+  ASSERT_EQ(chat.compute.profile.size(), 2u);
+  EXPECT_EQ(chat.compute.profile[0].sm_percent, 10);
+  EXPECT_EQ(chat.compute.profile[0].speed, 0.5);
+  EXPECT_EQ(chat.compute.sm_percent, 100);
+  EXPECT_EQ(chat.compute.bandwidth_percent, 100) << "not measured: as the SMs";
+}
+
+TEST(FleetProfileTest, WhatTheFleetSaysItselfCounts) {
+  const auto fleet = ParsedWith(OneFile("p.json", ProfileText(R"(, "bandwidth_percent": 40)")),
+                                "memory: 2GiB\n    compute: {profile: p.json}\n"
+                                "    load: {requests_per_second: 5, service_ms: 7}");
+  ASSERT_TRUE(fleet) << fleet.error().message;
+  const Workload& chat = fleet->workloads.at(0);
+  EXPECT_EQ(chat.memory, 2048_MiB);
+  EXPECT_EQ(chat.memory_how, "given");
+  EXPECT_EQ(chat.load->service_ms, 7);
+  EXPECT_EQ(chat.load->steps, 3) << "from the profile";
+  EXPECT_EQ(chat.compute.bandwidth_percent, 40) << "from the profile";
+  const auto other = ParsedWith(OneFile("p.json", ProfileText(R"(, "bandwidth_percent": 40)")),
+                                "compute: {profile: p.json, bandwidth_percent: 30}\n"
+                                "    load: {requests_per_second: 5, steps: 9}\n"
+                                "    latency: {p99_ms: 5}");
+  ASSERT_TRUE(other) << other.error().message;
+  EXPECT_EQ(other->workloads[0].compute.bandwidth_percent, 30);
+  EXPECT_EQ(other->workloads[0].load->service_ms, 0.25) << "from the profile";
+  EXPECT_EQ(other->workloads[0].load->steps, 9);
+}
+
+TEST(FleetProfileTest, AFileIsLoadedOnceHoweverManyWorkloadsNameIt) {
+  int asked = 0;
+  const auto fleet =
+      ParseFleet(std::string(kHead) +
+                     "workloads:\n  - {name: a, compute: {profile: 'd/p.json'}}\n"
+                     "  - {name: b, compute: {profile: 'd/p.json'}}\n"
+                     "  - {name: c, memory: 1GiB, compute: {profile: 'd/p.json#encoder'}}\n",
+                 "f.yaml", OneFile("d/p.json", ProfileText(), &asked));
+  ASSERT_TRUE(fleet) << fleet.error().message;
+  EXPECT_EQ(asked, 2) << "once for each way of writing it";
+}
+
+TEST(FleetProfileTest, ErrorsSayWhereAndWhatToDo) {
+  const FileLoader loader = OneFile("p.json", ProfileText());
+  const std::string missing = ErrorWith(loader, "compute: {profile: q.json}");
+  EXPECT_THAT(missing, HasSubstr("f.yaml:5:24: profile: no such file: q.json | look again"));
+  EXPECT_EQ(ParsedWith(loader, "compute: {profile: q.json}").error().code, ErrorCode::kNotFound);
+  EXPECT_THAT(ErrorWith(loader, "compute: {profile: 'p.json#encodr'}"),
+              HasSubstr("no such workload profile in p.json: 'encodr' | did you mean 'encoder'?"));
+  EXPECT_THAT(
+      ErrorWith(OneFile("p.json", ProfileText(R"(, "colour": 1)")), "compute: {profile: p.json}"),
+      HasSubstr("f.yaml:5:24: profile: p.json:"));
+  EXPECT_THAT(ErrorWith(loader, "compute: {profile: ''}"), HasSubstr("no file is named"));
+  EXPECT_THAT(ErrorWith(loader, "compute: {profile: '#encoder'}"), HasSubstr("no file is named"));
+  EXPECT_THAT(ErrorWith({}, "compute: {profile: p.json}"),
+              HasSubstr("can't be read here | list its points"));
+  EXPECT_THAT(ErrorWith(loader, "compute: {profile: p.json, sm_percent: 5}"),
+              HasSubstr("give sm_percent or profile, not both"));
+  EXPECT_THAT(ErrorWith(loader, "compute: {profile: p.json, measured_on: l4}"),
+              HasSubstr("says itself where it was measured"));
+}
+
+TEST(FleetProfileTest, WithoutAProfileALoadNeedsItsServiceTime) {
+  EXPECT_THAT(ErrorOf(OneOf20With("load: {requests_per_second: 5}")),
+              HasSubstr("missing key in load: 'service_ms'"));
+}
+
 }  // namespace
 }  // namespace sublet

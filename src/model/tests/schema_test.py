@@ -72,7 +72,8 @@ class Schemas(unittest.TestCase):
 
     def test_a_plan_with_a_key_more_or_less_is_not(self):
         optional = {"memory_limit_mib", "sm_percent", "server", "latency_ms_p50", "latency_ms_p99",
-                    "headroom_percent", "latency_ms_p50_target", "latency_ms_p99_target"}
+                    "headroom_percent", "latency_ms_p50_target", "latency_ms_p99_target",
+                    "throughput_per_s"}
         for path in ([], ["summary"], ["gpus", 0], ["gpus", 0, "partitions", 0],
                      ["gpus", 0, "partitions", 0, "servers", 0],
                      ["gpus", 0, "partitions", 0, "replicas", 0],
@@ -114,10 +115,15 @@ class Schemas(unittest.TestCase):
                        {"latency": {}, "load": load},
                        {"isolation": "total"}, {"priority": 101}, {"engines": {"copy": 1}},
                        {"env": {"A=B": "x"}}, {"tenant": "A"}, {"load": {"service_ms": 5}},
-                       {"compute": {"sm_percent": 5, "profile": [full_speed]}}):
+                       {"compute": {"sm_percent": 5, "profile": [full_speed]}},
+                       {"load": {"requests_per_second": 5}}, {"compute": {"profile": ""}},
+                       {"compute": {"profile": "p.json", "measured_on": "l4"}}):
             bad = copy.deepcopy(good)
             bad["workloads"][0].update(change)
             self.assertTrue(errors(self.fleet, bad), change)
+        measured = {"name": "a", "compute": {"profile": "cal.json#encoder"},
+                    "load": {"requests_per_second": 5}}
+        self.assertEqual(errors(self.fleet, good | {"workloads": [measured]}), [])
         for key in ("version", "name", "workloads"):
             self.assertTrue(errors(self.fleet, {k: v for k, v in good.items() if k != key}), key)
 
