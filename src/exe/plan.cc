@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -72,10 +73,19 @@ Result<std::optional<Plan>> CurrentFor(const Flags& flags) {
   return current;
 }
 
+// Files that the fleet names lie beside it.
+FileLoader LoaderBeside(const std::string& fleet) {
+  const std::filesystem::path folder =
+      fleet == "-" ? std::filesystem::path() : std::filesystem::path(fleet).parent_path();
+  return [folder](const std::string& path) {
+    return ReadFile((folder / path).string(), kDocumentBytesMax);
+  };
+}
+
 Result<int> MakeAndWrite(const Flags& flags) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.fleet, kDocumentBytesMax));
   PlanRequest request;
-  ASSIGN_OR_RETURN(request.fleet, ParseFleet(text, flags.fleet));
+  ASSIGN_OR_RETURN(request.fleet, ParseFleet(text, flags.fleet, LoaderBeside(flags.fleet)));
   ASSIGN_OR_RETURN(const BoardCatalogue catalogue, CatalogueFor(flags));
   ASSIGN_OR_RETURN(const Calibration calibration, CalibrationFor(flags));
   ASSIGN_OR_RETURN(const std::optional<Inventory> node, NodeFor(flags, request.fleet));

@@ -40,6 +40,7 @@ Json PredictionToJson(const Prediction& prediction) {
   Put(json, "latency_ms_p50", prediction.latency_ms_p50);
   Put(json, "latency_ms_p99", prediction.latency_ms_p99);
   Put(json, "headroom_percent", prediction.headroom_percent);
+  Put(json, "throughput_per_s", prediction.throughput_per_s);
   return json;
 }
 
@@ -114,6 +115,7 @@ Json StrategyToJson(const Strategy& strategy) {
             {"isolation", strategy.isolation}};
   Put(json, "latency_ms_p50", strategy.latency_ms_p50);
   Put(json, "latency_ms_p99", strategy.latency_ms_p99);
+  Put(json, "throughput_per_s", strategy.throughput_per_s);
   json["holds"] = strategy.holds;
   json["breaks"] = strategy.breaks;
   return json;
@@ -133,15 +135,17 @@ Json ChangeToJson(const Change& change) {
 }
 
 Json SummaryToJson(const PlanSummary& summary) {
-  return {{"gpus", summary.gpus},
-          {"replicas", summary.replicas},
-          {"gpus_by_board", summary.gpus_by_board},
-          {"cost_hour_usd", summary.cost_hour_usd},
-          {"cost_month_usd", summary.cost_month_usd},
-          {"lower_bound_month_usd", summary.lower_bound_month_usd},
-          {"gap_percent", summary.gap_percent},
-          {"verdict", summary.verdict},
-          {"headroom_percent_min", summary.headroom_percent_min}};
+  Json json{{"gpus", summary.gpus},
+            {"replicas", summary.replicas},
+            {"gpus_by_board", summary.gpus_by_board},
+            {"cost_hour_usd", summary.cost_hour_usd},
+            {"cost_month_usd", summary.cost_month_usd},
+            {"lower_bound_month_usd", summary.lower_bound_month_usd},
+            {"gap_percent", summary.gap_percent},
+            {"verdict", summary.verdict},
+            {"headroom_percent_min", summary.headroom_percent_min}};
+  Put(json, "throughput_per_s", summary.throughput_per_s);
+  return json;
 }
 
 }  // namespace

@@ -71,6 +71,9 @@ struct Prediction {
   std::optional<double> latency_ms_p99;
   // Part of the tightest latency target that is left, in percent; absent without a target.
   std::optional<double> headroom_percent;
+  // Units of work a second, of a replica that is always busy; absent where the fleet gives a load,
+  // or no measured profile. latency_ms_p50 is that of a unit then.
+  std::optional<double> throughput_per_s{};
 };
 
 struct PlannedReplica {
@@ -140,7 +143,9 @@ struct PlannedWorkload {
 
 // What a single sharing mode would have given for the whole fleet.
 struct Strategy {
-  std::string name;  // "exclusive", "streams", "time-slicing", "mps", "mig", "chosen"
+  // "exclusive", "streams", "time-slicing", "mps", "mig", "chosen"; and "mps-uncapped" where there
+  // are always-busy replicas, to whom the SM cap makes the difference.
+  std::string name;
   bool feasible = false;
   int gpus = 0;  // Needed when feasible.
   double cost_month_usd = 0;
@@ -150,6 +155,7 @@ struct Strategy {
   // Replicas that fit on the chosen plan's GPUs under this mode alone.
   int holds = 0;
   std::vector<std::string> breaks;  // What goes wrong, in sentences; empty when nothing does.
+  std::optional<double> throughput_per_s{};  // On all its GPUs; as in PlanSummary.
 };
 
 // A mode that a workload did not get, and why.
@@ -181,6 +187,8 @@ struct PlanSummary {
   double gap_percent = 0;            // (cost - bound) / bound.
   std::string verdict;               // "optimal" or "within 0.8 %"
   double headroom_percent_min = 0;   // Smallest over replicas with a target; 100 without any.
+  std::optional<double>
+      throughput_per_s{};  // Sum over replicas that predict one; absent without any.
 };
 
 struct Plan {

@@ -52,6 +52,7 @@ Result<Prediction> ReadPrediction(const Node& node) {
   in.Optional("latency_ms_p50", prediction.latency_ms_p50, kAmount);
   in.Optional("latency_ms_p99", prediction.latency_ms_p99, kAmount);
   in.Optional("headroom_percent", prediction.headroom_percent, {.min = -1e15, .max = 100});
+  in.Optional("throughput_per_s", prediction.throughput_per_s, kAmount);
   RETURN_IF_ERROR(in.Finish());
   return prediction;
 }
@@ -183,6 +184,7 @@ Result<Strategy> ReadStrategy(const Node& node) {
   in.Required("isolation", strategy.isolation);
   in.Optional("latency_ms_p50", strategy.latency_ms_p50, kAmount);
   in.Optional("latency_ms_p99", strategy.latency_ms_p99, kAmount);
+  in.Optional("throughput_per_s", strategy.throughput_per_s, kAmount);
   in.Required("holds", strategy.holds, kCount);
   in.RequiredList("breaks", strategy.breaks, ReadString);
   RETURN_IF_ERROR(in.Finish());
@@ -223,6 +225,7 @@ Result<PlanSummary> ReadSummary(const Node& node) {
   in.Required("gap_percent", summary.gap_percent, kAmount);
   in.Required("verdict", summary.verdict);
   in.Required("headroom_percent_min", summary.headroom_percent_min, {.min = -1e15, .max = 100});
+  in.Optional("throughput_per_s", summary.throughput_per_s, kAmount);
   RETURN_IF_ERROR(in.Finish());
   return summary;
 }

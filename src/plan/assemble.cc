@@ -354,7 +354,7 @@ class Assembly {
       replica.sm_percent = variant.sm_percent;
       replica.server = ServerFor(choice, workload.tenant, partition);
     }
-    replica.prediction = PredictIn(problem_, choice, occupancy, variant);
+    replica.prediction = PredictIn(problem_, gpus_[g].board, choice, occupancy, variant);
     replica.enforcement = EnforcementOf(problem_, choice, variant);
     replica.reason = ReasonFor(problem_, gpus_[g].board, choice, variant);
     partition.replicas.push_back(std::move(replica));
@@ -406,6 +406,9 @@ class Assembly {
         for (const PlannedReplica& replica : partition.replicas) {
           summary.headroom_percent_min = std::min(
               summary.headroom_percent_min, replica.prediction.headroom_percent.value_or(100));
+          if (const auto& per_s = replica.prediction.throughput_per_s) {
+            summary.throughput_per_s = summary.throughput_per_s.value_or(0) + *per_s;
+          }
         }
       }
     }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <map>
 
 #include "base/check.h"
 #include "plan/outlook.h"
@@ -46,6 +47,9 @@ int Complexity(SharingMode mode, bool servers) {
   if (mode == SharingMode::kMps) return servers ? 3 : 1;
   return 2;
 }
+
+// The variants that may be chosen from.
+using Options = std::vector<const Variant*>;
 
 struct Filling {
   Score score;
@@ -122,21 +126,47 @@ class Exact {
   std::vector<Filling> FillingsOf(int board, int offer_index) const {
     const Offer& offer = problem_.boards[static_cast<std::size_t>(board)]
                              .offers[static_cast<std::size_t>(offer_index)];
+    const std::vector<Options> mps_at_caps = MpsAtCaps(offer);
     std::vector<Filling> fillings(all_ + 1);
     fillings[0].score = kNothing;
     for (Mask set = 1; set <= all_; ++set) {
       const std::vector<int> counts = CountsOf(set);
       if (std::popcount(set) == 1) {
-        Consider(board, offer_index, SharingMode::kExclusive, false, offer.exclusive, counts,
+        Consider(board, offer_index, SharingMode::kExclusive, false, AllOf(offer.exclusive), counts,
                  fillings[set]);
       } else {
-        Consider(board, offer_index, SharingMode::kTimeSlicing, false, offer.time_slicing, counts,
+        Consider(board, offer_index, SharingMode::kTimeSlicing, false, AllOf(offer.time_slicing),
+                 counts, fillings[set]);
+        Consider(board, offer_index, SharingMode::kMps, true, AllOf(offer.servers), counts,
                  fillings[set]);
-        Consider(board, offer_index, SharingMode::kMps, true, offer.servers, counts, fillings[set]);
       }
-      Consider(board, offer_index, SharingMode::kMps, false, offer.mps, counts, fillings[set]);
+      Consider(board, offer_index, SharingMode::kMps, false, AllOf(offer.mps), counts,
+               fillings[set]);
+      for (const Options& options : mps_at_caps) {
+        Consider(board, offer_index, SharingMode::kMps, false, options, counts, fillings[set]);
+      }
     }
     return fillings;
+  }
+
+  static Options AllOf(const std::vector<Variant>& variants) {
+    Options options;
+    for (const Variant& v : variants) options.push_back(&v);
+    return options;
+  }
+
+  // The ways to be under MPS with all always-busy replicas at one cap, for every cap.
+  static std::vector<Options> MpsAtCaps(const Offer& offer) {
+    std::map<int, Options> by_cap;
+    for (const Variant& v : offer.busy_caps) by_cap[v.sm_percent].push_back(&v);
+    std::vector<Options> all;
+    for (auto& [cap, options] : by_cap) {
+      for (const Variant& v : offer.mps) {
+        if (!v.busy) options.push_back(&v);
+      }
+      all.push_back(std::move(options));
+    }
+    return all;
   }
 
   std::vector<int> CountsOf(Mask set) const {
@@ -148,14 +178,13 @@ class Exact {
   }
 
   // Tries every choice of variants for these replicas, workload by workload.
-  void Consider(int board, int offer, SharingMode mode, bool servers,
-                const std::vector<Variant>& variants, const std::vector<int>& counts,
-                Filling& best) const {
+  void Consider(int board, int offer, SharingMode mode, bool servers, const Options& variants,
+                const std::vector<int>& counts, Filling& best) const {
     PartitionChoice choice{offer, mode, servers, {}};
     Choose(board, variants, counts, 0, choice, best);
   }
 
-  void Choose(int board, const std::vector<Variant>& variants, const std::vector<int>& counts,
+  void Choose(int board, const Options& variants, const std::vector<int>& counts,
               std::size_t workload, PartitionChoice& choice, Filling& best) const {
     while (workload < counts.size() && counts[workload] == 0) ++workload;
     if (workload == counts.size()) {
@@ -167,8 +196,8 @@ class Exact {
       return;
     }
     std::vector<const Variant*> options;
-    for (const Variant& v : variants) {
-      if (v.workload == static_cast<int>(workload)) options.push_back(&v);
+    for (const Variant* v : variants) {
+      if (v->workload == static_cast<int>(workload)) options.push_back(v);
     }
     // With two variants (knee and tight cap) any split of the replicas between them is an option.
     for (std::size_t i = 0; i < options.size(); ++i) {

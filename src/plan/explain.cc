@@ -34,6 +34,14 @@ const std::vector<Variant>& VariantsOf(const Offer& offer, SharingMode mode, boo
   return servers ? offer.servers : offer.mps;
 }
 
+// "25,589", "640", "6.4".
+std::string Rate(double per_s) {
+  if (per_s < 100) return fmt::format("{:.2g}", per_s);
+  std::string digits = fmt::format("{:.0f}", per_s);
+  for (std::size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, 1, ',');
+  return digits;
+}
+
 // The same replicas in the same partition under another mode; nullopt with the reason where one of
 // them can't be in it at all.
 std::optional<PartitionChoice> Under(const Problem& problem, int board,
@@ -74,6 +82,12 @@ std::string WhyNotUnder(const Problem& problem, int board, const PartitionChoice
         "possible on the same GPU, but leaves {:.0f} % below the latency target "
         "instead of {:.0f} %",
         outlook.headroom * 100, chosen.headroom * 100);
+  }
+  if (chosen.work > 0 && outlook.work < chosen.work) {
+    return fmt::format(
+        "possible on the same GPU, but the always-busy replicas would get {} units/s "
+        "of work together instead of {}",
+        Rate(outlook.throughput_per_s), Rate(chosen.throughput_per_s));
   }
   return "possible on the same GPU, but each replica would be slower or less confined";
 }
@@ -156,14 +170,22 @@ struct PureStrategy {
   std::string_view name;
   SharingMode mode;
   ModeSet modes;
+  bool for_busy = false;  // Compared only where there are always-busy replicas of known speed.
 };
 
 constexpr PureStrategy kStrategies[] = {
     {"exclusive", SharingMode::kExclusive, {true, false, false, false, false}},
     {"time-slicing", SharingMode::kTimeSlicing, {true, false, true, false, false}},
+    {"mps-uncapped", SharingMode::kMps, {true, false, false, true, false, false}, true},
     {"mps", SharingMode::kMps, {true, false, false, true, false}},
     {"mig", SharingMode::kMig, {true, true, false, false, false}},
 };
+
+bool HasBusy(const Fleet& fleet) {
+  return std::any_of(fleet.workloads.begin(), fleet.workloads.end(), [](const Workload& workload) {
+    return !workload.load && workload.compute.measured;
+  });
+}
 
 // The worst predicted latencies, and what the weakest shared partition keeps apart.
 void Judge(const Problem& problem, const std::vector<Pattern>& gpus, Strategy& strategy) {
@@ -172,7 +194,11 @@ void Judge(const Problem& problem, const std::vector<Pattern>& gpus, Strategy& s
     for (const PartitionChoice& partition : gpu.partitions) {
       const Occupancy occupancy = OccupancyOf(partition);
       for (const auto& [variant, count] : partition.contents) {
-        const Prediction p = PredictIn(problem, partition, occupancy, *variant);
+        const Prediction p = PredictIn(problem, gpu.board, partition, occupancy, *variant);
+        if (p.throughput_per_s) {
+          strategy.throughput_per_s =
+              strategy.throughput_per_s.value_or(0) + *p.throughput_per_s * count;
+        }
         if (p.latency_ms_p50 && *p.latency_ms_p50 > strategy.latency_ms_p50.value_or(0)) {
           strategy.latency_ms_p50 = p.latency_ms_p50;
         }
@@ -292,6 +318,34 @@ Result<Strategy> Evaluate(const PlanRequest& request, std::vector<Pool> pools,
   return strategy;
 }
 
+// What these replicas would do together without caps; 0 where they don't fit so.
+double UncappedPerS(const Problem& problem, int board, const PartitionChoice& partition) {
+  const Offer& offer = BoardAt(problem, board).offers[static_cast<std::size_t>(partition.offer)];
+  PartitionChoice uncapped = partition;
+  for (auto& [variant, count] : uncapped.contents) {
+    for (const Variant& v : offer.busy_caps) {
+      if (v.workload == variant->workload && v.sm_percent == 100) variant = &v;
+    }
+  }
+  const Outlook outlook = OutlookOf(problem, board, uncapped);
+  return outlook.refusal.empty() ? outlook.throughput_per_s : 0;
+}
+
+// "; always busy: 640 units/s each, 25,589 with the others, 10,790 without caps".
+std::string BusyReason(const Problem& problem, int board, const PartitionChoice& partition,
+                       const Prediction& prediction) {
+  const Outlook outlook = OutlookOf(problem, board, partition);
+  std::string reason =
+      fmt::format("; always busy: {} units/s, {} together with its neighbours",
+                  Rate(*prediction.throughput_per_s), Rate(outlook.throughput_per_s));
+  if (partition.mode != SharingMode::kMps || partition.servers) return reason;
+  const double uncapped = UncappedPerS(problem, board, partition);
+  if (uncapped > 0) {
+    reason += fmt::format("; the cap with the most work done, {} without one", Rate(uncapped));
+  }
+  return reason;
+}
+
 }  // namespace
 
 std::string ReasonFor(const Problem& problem, int board, const PartitionChoice& partition,
@@ -310,6 +364,10 @@ std::string ReasonFor(const Problem& problem, int board, const PartitionChoice& 
     reason += ", taking turns";
   } else {
     reason += fmt::format(", capped at {} % of the SMs", variant.sm_percent);
+  }
+  const Prediction prediction = PredictIn(problem, board, partition, occupancy, variant);
+  if (prediction.throughput_per_s) {
+    return reason + BusyReason(problem, board, partition, prediction);
   }
   const Slowdown slowdown = SlowdownIn(partition, occupancy, variant);
   if (SideBySide(partition, occupancy)) {
@@ -381,6 +439,7 @@ Result<std::vector<Strategy>> CompareStrategies(const PlanRequest& request,
   Judge(problem, chosen, own);
   strategies.push_back(std::move(own));
   for (const PureStrategy& pure : kStrategies) {
+    if (pure.for_busy && !HasBusy(request.fleet)) continue;
     ASSIGN_OR_RETURN(Strategy strategy, Evaluate(request, pools, pure, problem, chosen));
     strategies.push_back(std::move(strategy));
   }

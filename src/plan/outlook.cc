@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <set>
 
 namespace sublet {
 namespace {
@@ -81,10 +82,72 @@ std::string StrangersRefusal(const Problem& problem, const PartitionChoice& part
   return {};
 }
 
+// Units alone on a whole GPU, of those that a replica does in a second.
+double WorkOf(const Workload& workload, const BusyFigures& figures) {
+  return figures.rate_per_s * workload.compute.measured->service_ms / 1000;
+}
+
 }  // namespace
 
-Prediction PredictIn(const Problem& problem, const PartitionChoice& partition,
+std::vector<BusyFigures> BusyIn(const Problem& problem, int board,
+                                const PartitionChoice& partition) {
+  std::vector<BusyFigures> result(partition.contents.size());
+  std::vector<BusyKind> kinds;
+  std::vector<std::size_t> where;  // Of each kind.
+  std::set<int> tenants;
+  bool known = true;  // Of all: what they do when it is their turn.
+  double other_load = 0;
+  for (std::size_t c = 0; c < partition.contents.size(); ++c) {
+    const auto& [variant, count] = partition.contents[c];
+    tenants.insert(problem.tenant_of[static_cast<std::size_t>(variant->workload)]);
+    if (!variant->busy) {
+      known = false;
+      other_load += variant->load * count;
+      continue;
+    }
+    kinds.push_back(*variant->busy);
+    kinds.back().count = count;
+    kinds.back().server = problem.tenant_of[static_cast<std::size_t>(variant->workload)];
+    where.push_back(c);
+  }
+  const bool servers = partition.servers && tenants.size() > 1;
+  if (kinds.empty()) return result;
+  if (!known && (servers || partition.mode == SharingMode::kTimeSlicing)) return result;
+  const double switch_ms = problem.boards[static_cast<std::size_t>(board)].calibration.switch_ms;
+  std::vector<BusyFigures> figures;
+  if (partition.mode != SharingMode::kMps) {
+    figures = TakingTurns(kinds, switch_ms);
+  } else {
+    figures =
+        servers ? UnderMpsServers(kinds, switch_ms) : UnderMps(kinds, std::min(1.0, other_load));
+  }
+  for (std::size_t k = 0; k < kinds.size(); ++k) result[where[k]] = figures[k];
+  return result;
+}
+
+namespace {
+
+Prediction PredictBusy(const Variant& variant, const BusyFigures& figures) {
+  Prediction prediction;
+  prediction.service_ms = variant.busy->unit_ms;
+  prediction.slowdown_mean = figures.slowdown;
+  prediction.utilisation = 1;
+  prediction.latency_ms_p50 = figures.latency_ms;
+  prediction.throughput_per_s = figures.rate_per_s;
+  return prediction;
+}
+
+}  // namespace
+
+Prediction PredictIn(const Problem& problem, int board, const PartitionChoice& partition,
                      const Occupancy& occupancy, const Variant& variant) {
+  if (variant.busy) {
+    const std::vector<BusyFigures> busy = BusyIn(problem, board, partition);
+    for (std::size_t c = 0; c < busy.size(); ++c) {
+      if (partition.contents[c].first != &variant || busy[c].rate_per_s == 0) continue;
+      return PredictBusy(variant, busy[c]);
+    }
+  }
   const Workload& workload = problem.fleet->workloads[static_cast<std::size_t>(variant.workload)];
   const Slowdown slowdown = SlowdownIn(partition, occupancy, variant);
   Prediction prediction;
@@ -111,11 +174,21 @@ Outlook OutlookOf(const Problem& problem, int board, const PartitionChoice& part
   const Occupancy occupancy = OccupancyOf(partition);
   Outlook outlook;
   if (partition.offer != 0) outlook.stranded = offer.memory - occupancy.memory;
+  outlook.memory = occupancy.memory;
   outlook.refusal = CountedRefusal(problem, offer, partition, occupancy);
   if (outlook.refusal.empty()) outlook.refusal = StrangersRefusal(problem, partition);
-  for (const auto& [variant, count] : partition.contents) {
+  const std::vector<BusyFigures> busy = BusyIn(problem, board, partition);
+  for (std::size_t c = 0; c < partition.contents.size(); ++c) {
+    const auto& [variant, count] = partition.contents[c];
     const Workload& workload =
         problem.fleet->workloads[static_cast<std::size_t>(variant->workload)];
+    if (busy[c].rate_per_s > 0) {
+      const double work = WorkOf(workload, busy[c]);
+      outlook.throughput_per_s += busy[c].rate_per_s * count;
+      outlook.work += work * count;
+      outlook.stretch_sum += count / work;
+      continue;
+    }
     const Slowdown slowdown = SlowdownIn(partition, occupancy, *variant);
     const double mean = std::isinf(slowdown.mean) ? std::max(1.0, occupancy.share) : slowdown.mean;
     outlook.stretch_sum += variant->stretch * mean * count;

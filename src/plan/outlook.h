@@ -31,11 +31,22 @@ struct Outlook {
   // Memory of a MIG instance that its replicas leave and nobody else can use; of a whole GPU
   // nothing is lost, because another replica can come.
   Bytes stranded;
+  // Of its always-busy replicas whose profile is known: units a second, and the same in GPUs'
+  // worth, each unit counted with the time that it takes alone on a whole GPU. Units of different
+  // workloads add up only in the latter.
+  double throughput_per_s = 0;
+  double work = 0;
+  Bytes memory;  // Of all replicas.
 };
 
 Outlook OutlookOf(const Problem& problem, int board, const PartitionChoice& partition);
 
-Prediction PredictIn(const Problem& problem, const PartitionChoice& partition,
+// What each always-busy replica gets, by index into `partition.contents`; a rate of 0 where nothing
+// can be said.
+std::vector<BusyFigures> BusyIn(const Problem& problem, int board,
+                                const PartitionChoice& partition);
+
+Prediction PredictIn(const Problem& problem, int board, const PartitionChoice& partition,
                      const Occupancy& occupancy, const Variant& variant);
 
 }  // namespace sublet

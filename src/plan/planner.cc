@@ -214,7 +214,9 @@ void AddWarnings(const PlanRequest& request, const Problem& problem, Plan& plan)
     }
   }
   int without_load = 0;
-  for (const Workload& workload : request.fleet.workloads) without_load += !workload.load;
+  for (const Workload& workload : request.fleet.workloads) {
+    without_load += !workload.load && !workload.compute.measured;
+  }
   if (without_load > 0) {
     plan.warnings.push_back(
         fmt::format("{} workload{} no load: assumed busy all the time, and no latency is predicted",

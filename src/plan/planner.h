@@ -11,9 +11,9 @@
 //   ASSIGN_OR_RETURN(Plan plan, MakePlan(request));
 //
 // Goals, in this order: the least cost; then the most headroom below the latency targets, the
-// tightest one first; then the least slowdown; then, where a current plan is given, the fewest
-// replicas moved. The cost comes with a lower bound that is proven (plan/solver.h); the rest is
-// exact for a handful of replicas and a local search beyond.
+// tightest one first; then the most work of always-busy replicas, and the least slowdown; then,
+// where a current plan is given, the fewest replicas moved. The cost comes with a lower bound that
+// is proven (plan/solver.h); the rest is exact for a handful of replicas and a local search beyond.
 //
 // What it obeys: memory with the CUDA context of the mode, 48 MPS clients on a GPU, MIG geometry
 // and media engines, isolation between tenants, latency targets through plan/latency.h, and what

@@ -42,8 +42,9 @@ double SmScale(const Board& board, const Board* measured_on) {
 }
 
 ModeSet Both(const ModeSet& a, const ModeSet& b) {
-  return {a.exclusive && b.exclusive, a.mig && b.mig, a.time_slicing && b.time_slicing,
-          a.mps && b.mps, a.mps_servers && b.mps_servers};
+  return {a.exclusive && b.exclusive,       a.mig && b.mig,
+          a.time_slicing && b.time_slicing, a.mps && b.mps,
+          a.mps_servers && b.mps_servers,   a.caps && b.caps};
 }
 
 bool EnginesFit(const EngineCounts& need, const EngineCounts& have) {
@@ -131,10 +132,35 @@ class VariantBuilder {
       v.share = 1;
       AddIfUseful(v, offer.servers);
     }
+    if (modes.mps && modes.caps && IsBusy()) AddBusyCaps(offer);
   }
 
  private:
   const Board& board() const { return *board_.pool.board; }
+
+  // May it be busy all the time, and is it known what it does then?
+  bool IsBusy() const { return !workload_.load && workload_.compute.measured; }
+
+  void AddBusyCaps(Offer& offer) const {
+    for (int cap = kCapStep; cap <= 100; cap += kCapStep) {
+      const Variant v = Make(cap, board_.calibration.mps_service_factor, 0);
+      if (Fits(v)) AddIfUseful(v, offer.busy_caps);
+    }
+  }
+
+  // `stretch` as ServiceStretch() has it; without a cap it is not under MPS.
+  BusyKind BusyAt(const Variant& v, double sm_percent, double stretch) const {
+    const WorkloadProfile& profile = *workload_.compute.measured;
+    if (v.sm_percent == 0) {
+      return {.unit_ms = profile.service_ms * stretch, .steps = profile.steps};
+    }
+    return KindUnderMps(profile,
+                        {.sm_percent = sm_percent * SmScale(board(), reference_),
+                         .stretch = stretch,
+                         .capacity = std::min(offer_.sm_fraction, offer_.bandwidth_fraction) /
+                                     ServiceStretch(workload_.compute, board(), reference_, 100, 1),
+                         .share = v.share});
+  }
 
   Variant Make(int cap, double factor, double switch_ms) const {
     const double sm_percent = (cap == 0 ? 100 : cap) * offer_.sm_fraction;
@@ -152,6 +178,7 @@ class VariantBuilder {
     v.memory = Bytes::FromMib((workload_.memory + v.context).mib_rounded_up());
     v.stretch = stretch * factor;
     v.load = v.share;
+    if (IsBusy()) v.busy = BusyAt(v, sm_percent, stretch);
     if (workload_.load) {
       v.service_ms =
           workload_.load->service_ms * stretch * factor + workload_.load->steps * switch_ms;
@@ -168,6 +195,7 @@ class VariantBuilder {
   }
 
   int KneeCap() const {
+    if (!board_.pool.modes.caps) return 100;
     const double percent = KneePercent(workload_.compute) / SmScale(board(), reference_);
     return RoundUpCap(percent / offer_.sm_fraction);
   }
@@ -303,6 +331,7 @@ Result<Problem> BuildProblem(const Fleet& fleet, const std::vector<Pool>& pools,
     const ModeSet usable = Both(modes, pool.modes);
     BoardOffers offers;
     offers.pool = pool;
+    offers.pool.modes.caps = usable.caps;
     offers.calibration = ForBoard(calibration, *pool.board);
     offers.offers = OffersOf(offers, usable);
     if (usable.mig) offers.geometry = pool.geometry.get();

@@ -18,6 +18,7 @@
 #include <array>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@
 #include "model/fleet.h"
 #include "plan/geometry.h"
 #include "plan/latency.h"
+#include "plan/saturation.h"
 
 namespace sublet {
 
@@ -37,6 +39,7 @@ struct ModeSet {
   bool time_slicing = true;
   bool mps = true;          // One server a partition.
   bool mps_servers = true;  // Several servers in a partition, time-sliced against each other.
+  bool caps = true;         // Under MPS, less than all SMs for a process.
 };
 
 // GPUs of one board that a plan may use.
@@ -61,6 +64,9 @@ struct Variant {
   // The most load the partition may carry, its own included, for its target to hold when `slots`
   // neighbours fit side by side (index); negative: never. Infinite for a workload without load.
   std::array<double, kSlotsMax + 1> load_max{};
+  // What it does where it is always busy; absent where the fleet gives a load or no measured
+  // profile.
+  std::optional<BusyKind> busy;
 
   int slots() const;  // How many of its size fit side by side: floor(1 / share), at most kSlotsMax.
 };
@@ -79,6 +85,9 @@ struct Offer {
   std::vector<Variant> time_slicing;  // Beside others: the switches are in service_ms.
   std::vector<Variant> mps;           // Up to two a workload: at its knee, and as tight as allowed.
   std::vector<Variant> servers;       // MPS beside other servers: time-sliced, memory limited.
+  // Under MPS, each workload with `busy` at every cap, ascending. What they do together depends on
+  // how many they are, so the best cap is chosen when that is known (plan/refine.h).
+  std::vector<Variant> busy_caps;
 };
 
 struct BoardOffers {

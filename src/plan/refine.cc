@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "base/check.h"
 #include "plan/outlook.h"
@@ -12,6 +13,10 @@ namespace sublet {
 namespace {
 
 constexpr double kNoticeable = 1e-6;  // Headroom gained by a move, to be worth it.
+
+// Less of a difference than this in the work of always-busy replicas is within what measurements
+// scatter; the memory that a tighter cap saves is not.
+constexpr double kWorkNoticeable = 0.01;
 
 const Offer& OfferOf(const Problem& problem, int board, const PartitionChoice& partition) {
   return problem.boards[static_cast<std::size_t>(board)]
@@ -66,8 +71,51 @@ PartitionChoice WithCaps(const Problem& problem, int board, PartitionChoice part
 
 bool Better(const Outlook& a, const Outlook& b) {
   if (std::abs(a.headroom - b.headroom) > kNoticeable) return a.headroom > b.headroom;
+  if (std::abs(a.work - b.work) > kWorkNoticeable * std::max(a.work, b.work)) {
+    return a.work > b.work;
+  }
+  if (a.work > 0 && b.work > 0 && a.memory != b.memory) return a.memory < b.memory;
   if (std::abs(a.stretch_sum - b.stretch_sum) > kNoticeable) return a.stretch_sum < b.stretch_sum;
   return a.stranded < b.stranded;
+}
+
+// The same replicas with the always-busy ones at this cap, all or those of one content.
+std::optional<PartitionChoice> WithBusyCap(const Offer& offer, PartitionChoice partition, int cap,
+                                           std::optional<std::size_t> only) {
+  bool changed = false;
+  for (std::size_t c = 0; c < partition.contents.size(); ++c) {
+    const Variant*& variant = partition.contents[c].first;
+    if (only.value_or(c) != c || !variant->busy) continue;
+    for (const Variant& v : offer.busy_caps) {
+      if (v.workload != variant->workload || v.sm_percent != cap) continue;
+      changed |= v.sm_percent != variant->sm_percent;
+      variant = &v;
+    }
+  }
+  if (!changed) return std::nullopt;
+  return partition;
+}
+
+// Raises `best` to the caps at which the always-busy replicas get the most work done: the best one
+// for all, then for each workload the best beside the others' (a hill climb: with several workloads
+// another set may be better still).
+void ImproveBusyCaps(const Problem& problem, int board, PartitionChoice& best, Outlook& outlook) {
+  const Offer& offer = OfferOf(problem, board, best);
+  std::set<int> caps;
+  for (const Variant& v : offer.busy_caps) caps.insert(v.sm_percent);
+  const auto try_caps = [&](std::optional<std::size_t> only) {
+    for (const int cap : caps) {
+      std::optional<PartitionChoice> option = WithBusyCap(offer, best, cap, only);
+      if (!option) continue;
+      const Outlook candidate = OutlookOf(problem, board, *option);
+      if (!candidate.refusal.empty() || !Better(candidate, outlook)) continue;
+      outlook = candidate;
+      best = std::move(*option);
+    }
+  };
+  try_caps(std::nullopt);
+  if (best.contents.size() < 2) return;
+  for (std::size_t c = 0; c < best.contents.size(); ++c) try_caps(c);
 }
 
 // The best way to hold these replicas in this partition; nullopt when none is possible.
@@ -91,6 +139,9 @@ std::optional<PartitionChoice> BestCaps(const Problem& problem, int board,
     outlook = candidate;
     best = std::move(option);
   }
+  if (best && best->mode == SharingMode::kMps && !best->servers) {
+    ImproveBusyCaps(problem, board, *best, outlook);
+  }
   return best;
 }
 
@@ -104,6 +155,8 @@ void TryWhole(const Problem& problem, Pattern& gpu) {
     cut.headroom = std::min(cut.headroom, outlook.headroom);
     cut.stretch_sum += outlook.stretch_sum;
     cut.stranded += outlook.stranded;
+    cut.work += outlook.work;
+    cut.memory += outlook.memory;
     for (const auto& [variant, count] : partition.contents) counts[variant->workload] += count;
   }
   const Offer& offer = problem.boards[static_cast<std::size_t>(gpu.board)].offers[0];

@@ -8,6 +8,8 @@
 //   better;
 //   - a replica left alone in a partition gets it to itself;
 //   - each MPS partition takes the caps (tight or at the knee) that leave the most headroom;
+//   - always-busy replicas of known speed take the caps at which they get the most work done, the
+//   tightest of those that are within 1 %, because a tight cap makes a small context;
 //   - replicas move from the GPU with the least headroom to one where both end up with more.
 //
 // Thread safety: pure function.

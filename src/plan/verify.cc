@@ -9,6 +9,7 @@
 
 #include "plan/latency.h"
 #include "plan/problem.h"
+#include "plan/saturation.h"
 
 namespace sublet {
 namespace {
@@ -152,6 +153,7 @@ class Verifier {
       return Broken("{} is exclusive to {} replicas", partition.name, partition.replicas.size());
     }
     if (tenants.size() > 1) RETURN_IF_ERROR(CheckIsolation(partition));
+    RETURN_IF_ERROR(CheckBusy(partition, board, calibration));
     return CheckLatency(partition, board);
   }
 
@@ -274,6 +276,82 @@ class Verifier {
     return {};
   }
 
+  // Always-busy replicas: the rates that follow from the profiles and from where the plan puts
+  // them.
+  Status CheckBusy(const PlannedPartition& partition, const Board& board,
+                   const Calibration& calibration) const {
+    std::vector<BusyKind> kinds;
+    double other_load = 0;
+    bool known = true;  // Of all: how long a turn takes.
+    for (const PlannedReplica& replica : partition.replicas) {
+      const Workload& workload = *workloads_.at(replica.workload);
+      if (!workload.load && workload.compute.measured) {
+        kinds.push_back(BusyKindOf(partition, replica, workload, board));
+        continue;
+      }
+      known = false;
+      const double busy = workload.load ? workload.load->requests_per_second / workload.replicas *
+                                              replica.prediction.service_ms / 1000
+                                        : 1;
+      other_load += busy * replica.sm_percent.value_or(100) / 100;
+    }
+    const bool turns = partition.mode == SharingMode::kTimeSlicing || partition.servers.size() > 1;
+    std::vector<BusyFigures> figures;
+    if (!turns) {
+      figures = partition.mode == SharingMode::kMps ? UnderMps(kinds, std::min(1.0, other_load))
+                                                    : TakingTurns(kinds, 0);
+    } else if (known) {
+      figures = partition.mode == SharingMode::kMps ? UnderMpsServers(kinds, calibration.switch_ms)
+                                                    : TakingTurns(kinds, calibration.switch_ms);
+    }
+    std::size_t k = 0;
+    for (const PlannedReplica& replica : partition.replicas) {
+      const Workload& workload = *workloads_.at(replica.workload);
+      const auto& stated = replica.prediction.throughput_per_s;
+      const bool busy = !workload.load && workload.compute.measured && !figures.empty();
+      if (busy != stated.has_value()) {
+        return Broken("{} {} a throughput", replica.id, busy ? "doesn't predict" : "predicts");
+      }
+      if (!busy) continue;
+      const BusyFigures& follows = figures[k++];
+      if (*stated > follows.rate_per_s * (1 + kTolerance) ||
+          replica.prediction.latency_ms_p50.value_or(0) < follows.latency_ms * (1 - kTolerance)) {
+        return Broken("{} predicts {:.2f} units/s in {}, {:.2f} follow from its profile",
+                      replica.id, *stated, partition.name, follows.rate_per_s);
+      }
+    }
+    return {};
+  }
+
+  // From the profile's own figures, not from the speeds that the search works with.
+  BusyKind BusyKindOf(const PlannedPartition& partition, const PlannedReplica& replica,
+                      const Workload& workload, const Board& board) const {
+    const WorkloadProfile& profile = *workload.compute.measured;
+    const double sm_fraction = static_cast<double>(partition.sm_count) / board.sm_count;
+    const double bandwidth_part =
+        partition.profile.empty() ? 1 : static_cast<double>(partition.size) / board.memory_units;
+    double scale = 1;  // Of the board's SMs, against the one measured on.
+    if (const auto reference = catalogue_.Find(profile.board)) {
+      scale = std::min(1.0, static_cast<double>(board.sm_count) / (*reference)->sm_count);
+    }
+    const double full = BoardStretch(profile.board, board);
+    const double cap = replica.sm_percent.value_or(100) / 100.0;
+    const double sm_percent = 100 * cap * sm_fraction * scale;
+    const double bandwidth = workload.compute.bandwidth_percent / 100 / bandwidth_part;
+    const double stretch = full * std::max({1.0, 1 / profile.SpeedAt(sm_percent), bandwidth});
+    if (partition.mode != SharingMode::kMps) {
+      return {.unit_ms = profile.service_ms * stretch, .steps = profile.steps};
+    }
+    const double whole = full * std::max(1.0, 1 / profile.SpeedAt(100 * scale));
+    BusyKind kind =
+        KindUnderMps(profile, {.sm_percent = sm_percent,
+                               .stretch = stretch,
+                               .capacity = std::min(sm_fraction, bandwidth_part) / whole,
+                               .share = std::min(1.0, std::max(cap, bandwidth * whole / stretch))});
+    kind.server = *replica.server;
+    return kind;
+  }
+
   // Speed in this part of the board over that on all of it. The plan states no service time to read
   // it off where the fleet gives no load.
   double PaceWithoutLoad(const Workload& workload, const Board& board, double sm_part,
@@ -286,14 +364,16 @@ class Verifier {
 
   // One request, alone on the whole board; at least as long as where it was measured.
   double FullServiceMs(const Workload& workload, const Board& board) const {
-    double stretch = 1;
-    if (!workload.compute.measured_on.empty() && workload.compute.measured_on != board.name) {
-      if (const auto reference = catalogue_.Find(workload.compute.measured_on)) {
-        stretch = std::max({1.0, (*reference)->dense_bf16_tflops / board.dense_bf16_tflops,
-                            (*reference)->memory_bandwidth_gbps / board.memory_bandwidth_gbps});
-      }
-    }
-    return workload.load->service_ms * stretch;
+    return workload.load->service_ms * BoardStretch(workload.compute.measured_on, board);
+  }
+
+  // How much longer a unit takes on this board than on the one it was measured on; at least 1.
+  double BoardStretch(const std::string& measured_on, const Board& board) const {
+    if (measured_on.empty() || measured_on == board.name) return 1;
+    const auto reference = catalogue_.Find(measured_on);
+    if (!reference) return 1;
+    return std::max({1.0, (*reference)->dense_bf16_tflops / board.dense_bf16_tflops,
+                     (*reference)->memory_bandwidth_gbps / board.memory_bandwidth_gbps});
   }
 
   Status CheckReplicaCounts() const {
@@ -324,6 +404,19 @@ class Verifier {
     }
     if (std::abs(cost - summary.cost_month_usd) > kTolerance * (1 + cost)) {
       return Broken("its cost is {:.2f}, not {:.2f}", cost, summary.cost_month_usd);
+    }
+    double throughput = 0;
+    for (const PlannedGpu& gpu : plan_.gpus) {
+      for (const PlannedPartition& partition : gpu.partitions) {
+        for (const PlannedReplica& replica : partition.replicas) {
+          throughput += replica.prediction.throughput_per_s.value_or(0);
+        }
+      }
+    }
+    if (std::abs(throughput - summary.throughput_per_s.value_or(0)) >
+        kTolerance * (1 + throughput)) {
+      return Broken("its throughput is {:.2f}, not {:.2f}", throughput,
+                    summary.throughput_per_s.value_or(0));
     }
     if (summary.lower_bound_month_usd > summary.cost_month_usd * (1 + kTolerance)) {
       return Broken("it costs less than its lower bound");

@@ -40,6 +40,12 @@ std::string Milliseconds(const std::optional<double>& ms) {
   return fmt::format("{:.{}f} ms", *ms, *ms < 10 ? 2 : 0);
 }
 
+// "25,589/s", "6.4/s"; "-" where there is none.
+std::string PerSecond(const std::optional<double>& rate) {
+  if (!rate) return "-";
+  return (*rate < 10 ? fmt::format("{:.2g}", *rate) : Dollars(*rate)) + "/s";
+}
+
 // Breaks a sentence into lines of kTextWidth with an indent.
 std::string Wrapped(const std::string& text, int indent) {
   std::string out;
@@ -114,6 +120,9 @@ class Summary {
         s.replicas == 1 ? "" : "s", s.gpus, s.gpus == 1 ? "" : "s", boards);
     Add("{}  {}\n", paint_.Bold(fmt::format("${} a month", Dollars(s.cost_month_usd))),
         paint_.Good(verdict));
+    if (s.throughput_per_s) {
+      Add("{} from the replicas that are always busy\n", PerSecond(s.throughput_per_s));
+    }
     if (s.headroom_percent_min < 100) {
       Add("tightest latency target: {:.0f} % left\n", s.headroom_percent_min);
     }
@@ -188,27 +197,35 @@ class Summary {
         latency += " of " + Milliseconds(workload.latency_ms_p99_target);
       }
     }
+    if (const auto& rate = replica.prediction.throughput_per_s) {
+      latency = PerSecond(rate) + ", p50 " + Milliseconds(replica.prediction.latency_ms_p50);
+    }
     Add("    {:<24} {:>9}  {}  {}\n", replica.id, FormatBytes(replica.memory), cap, latency);
   }
 
   void AddStrategies() {
     if (plan_.strategies.empty()) return;
     Add("\n{}\n", paint_.Bold("Beside each mode alone"));
-    Add("  {:<13} {:>5} {:>9}  {:<9} {:>9} {:>9} {:>6}\n", "", "GPUs", "$/month", "isolation",
-        "p50", "p99", "holds");
+    const bool busy = std::any_of(plan_.strategies.begin(), plan_.strategies.end(),
+                                  [](const Strategy& s) { return s.throughput_per_s.has_value(); });
+    Add("  {:<13} {:>5} {:>9}  {:<9} {:>9} {:>9} {:>6}{}\n", "", "GPUs", "$/month", "isolation",
+        "p50", "p99", "holds", busy ? fmt::format(" {:>10}", "busy") : "");
     for (const Strategy& s : plan_.strategies) {
       const std::string name = s.name == "chosen" ? "this plan" : s.name;
-      const std::string line =
+      std::string line =
           fmt::format("  {:<13} {:>5} {:>9}  {:<9} {:>9} {:>9} {:>6}", name,
                       s.feasible ? std::to_string(s.gpus) : "-",
                       s.feasible ? Dollars(s.cost_month_usd) : "-", s.feasible ? s.isolation : "-",
                       Milliseconds(s.latency_ms_p50), Milliseconds(s.latency_ms_p99), s.holds);
+      if (busy) line += fmt::format(" {:>10}", PerSecond(s.throughput_per_s));
       Add("{}\n", s.name == "chosen" ? paint_.Bold(line) : line);
       for (const std::string& broken : s.breaks) {
         Add("                {}\n", paint_.Bad(Wrapped(broken, 16)));
       }
     }
     Add("{}\n", paint_.Dim("  holds: replicas that the plan's own GPUs would hold in that mode"));
+    if (busy)
+      Add("{}\n", paint_.Dim("  busy: units a second of the always-busy replicas together"));
   }
 
   void AddChanges() {

@@ -119,6 +119,7 @@ class PlanMaker {
     }
     replica.prediction = {Number(), Number(), Number() / 65537, Perhaps(), Perhaps(), {}};
     if (Coin()) replica.prediction.headroom_percent = -Number();
+    replica.prediction.throughput_per_s = Perhaps();
     replica.enforcement = {{"memory", Text(), Coin()}, {"sm", Text(), Coin()}};
     replica.reason = Text();
     partition.replicas.push_back(replica);
@@ -134,7 +135,8 @@ class PlanMaker {
                                  Perhaps(),
                                  Perhaps(),
                                  Upto(99),
-                                 {Text(), Text()}});
+                                 {Text(), Text()},
+                                 Perhaps()});
     }
     for (const PlannedWorkload& workload : plan.workloads) {
       plan.rejections.push_back({workload.name, static_cast<SharingMode>(Upto(5)), Text()});
@@ -147,6 +149,7 @@ class PlanMaker {
                     Number(), Number(), Number(),
                     Number(), Text(),   Number() - 1e9};
     plan.summary.headroom_percent_min = std::min(plan.summary.headroom_percent_min, 100.0);
+    plan.summary.throughput_per_s = Perhaps();
     plan.warnings = {Text(), Text()};
     plan.calibration = Text();
   }

@@ -209,7 +209,8 @@ double SlowdownOfLoops(double sm_percent, int count) {
   workload.replicas = count;
   const auto c = OneWorkload("h200", workload);
   const PartitionChoice partition{0, SharingMode::kMps, false, {{&c->offer().mps.at(0), count}}};
-  return PredictIn(c->problem, partition, OccupancyOf(partition), c->offer().mps[0]).slowdown_mean;
+  return PredictIn(c->problem, 0, partition, OccupancyOf(partition), c->offer().mps[0])
+      .slowdown_mean;
 }
 
 // `big` fills the card: 1.8 and 3.7 times slower beside one and three of its kind; two of them with
