@@ -141,10 +141,16 @@ struct Measurement {
   std::vector<FaultCheck> faults;
   std::vector<Skipped> skipped;
 
+  // The run of that id, or nullptr.
   const Run* Find(std::string_view id) const;
 };
 
+// Amounts of memory are rounded up to whole MiB, the GPU's own down.
 nlohmann::ordered_json MeasurementToJson(const Measurement& measurement);
+
+// Reads a measurement, or the field "measurement" of a calibration file. What comes back has a
+// GPU's name, ids that are unique, at least one tenant in each run, servers that exist and
+// estimates inside their intervals. Fails with kInvalid and the place.
 Result<Measurement> ParseMeasurement(std::string_view text, std::string_view source);
 
 }  // namespace sublet
