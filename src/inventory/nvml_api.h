@@ -269,6 +269,17 @@ inline constexpr unsigned long long kEventMigConfigChange = 0x100;
 inline constexpr unsigned kFeatureDisabled = 0;
 inline constexpr unsigned kFeatureEnabled = 1;
 
+inline constexpr unsigned kClockSm = 1;
+inline constexpr unsigned kClockMemory = 2;
+inline constexpr unsigned kTemperatureGpu = 0;
+
+inline constexpr unsigned long long kClocksSwPowerCap = 0x4;
+inline constexpr unsigned long long kClocksHwSlowdown = 0x8;
+inline constexpr unsigned long long kClocksSyncBoost = 0x10;
+inline constexpr unsigned long long kClocksSwThermalSlowdown = 0x20;
+inline constexpr unsigned long long kClocksHwThermalSlowdown = 0x40;
+inline constexpr unsigned long long kClocksHwPowerBrake = 0x80;
+
 inline constexpr unsigned kMigDisable = 0;
 inline constexpr unsigned kMigEnable = 1;
 
@@ -338,51 +349,64 @@ inline constexpr unsigned kComputeInstanceEngineShared = 0;
   X(device_pci_info, "nvmlDeviceGetPciInfo_v3", (Device, PciInfo*))         \
   X(device_memory, "nvmlDeviceGetMemoryInfo", (Device, Memory*))
 
-#define SUBLET_NVML_OPTIONAL(X)                                                               \
-  X(system_nvml_version, "nvmlSystemGetNVMLVersion", (char*, unsigned))                       \
-  X(system_cuda_version, "nvmlSystemGetCudaDriverVersion_v2", (int*))                         \
-  X(system_process_name, "nvmlSystemGetProcessName", (unsigned, char*, unsigned))             \
-  X(device_memory_v2, "nvmlDeviceGetMemoryInfo_v2", (Device, MemoryV2*))                      \
-  X(device_minor_number, "nvmlDeviceGetMinorNumber", (Device, unsigned*))                     \
-  X(device_compute_capability, "nvmlDeviceGetCudaComputeCapability", (Device, int*, int*))    \
-  X(device_gpu_cores, "nvmlDeviceGetNumGpuCores", (Device, unsigned*))                        \
-  X(device_compute_mode, "nvmlDeviceGetComputeMode", (Device, unsigned*))                     \
-  X(device_utilization, "nvmlDeviceGetUtilizationRates", (Device, Utilization*))              \
-  X(device_memory_affinity, "nvmlDeviceGetMemoryAffinity",                                    \
-    (Device, unsigned, unsigned long*, unsigned))                                             \
-  X(device_ecc_mode, "nvmlDeviceGetEccMode", (Device, unsigned*, unsigned*))                  \
-  X(device_ecc_errors, "nvmlDeviceGetTotalEccErrors",                                         \
-    (Device, unsigned, unsigned, unsigned long long*))                                        \
-  X(device_remapped_rows, "nvmlDeviceGetRemappedRows",                                        \
-    (Device, unsigned*, unsigned*, unsigned*, unsigned*))                                     \
-  X(device_event_types, "nvmlDeviceGetSupportedEventTypes", (Device, unsigned long long*))    \
-  X(device_compute_processes, "nvmlDeviceGetComputeRunningProcesses_v3",                      \
-    (Device, unsigned*, ProcessInfo*))                                                        \
-  X(device_graphics_processes, "nvmlDeviceGetGraphicsRunningProcesses_v3",                    \
-    (Device, unsigned*, ProcessInfo*))                                                        \
-  X(device_mps_processes, "nvmlDeviceGetMPSComputeRunningProcesses_v3",                       \
-    (Device, unsigned*, ProcessInfo*))                                                        \
-  X(device_mig_mode, "nvmlDeviceGetMigMode", (Device, unsigned*, unsigned*))                  \
-  X(gi_profile_info, "nvmlDeviceGetGpuInstanceProfileInfo",                                   \
-    (Device, unsigned, GpuInstanceProfileInfo*))                                              \
-  X(gi_profile_info_v, "nvmlDeviceGetGpuInstanceProfileInfoV",                                \
-    (Device, unsigned, GpuInstanceProfileInfoV2*))                                            \
-  X(gi_placements, "nvmlDeviceGetGpuInstancePossiblePlacements_v2",                           \
-    (Device, unsigned, InstancePlacement*, unsigned*))                                        \
-  X(gpu_instances, "nvmlDeviceGetGpuInstances", (Device, unsigned, GpuInstance*, unsigned*))  \
-  X(gpu_instance_info, "nvmlGpuInstanceGetInfo", (GpuInstance, GpuInstanceInfo*))             \
-  X(ci_profile_info, "nvmlGpuInstanceGetComputeInstanceProfileInfo",                          \
-    (GpuInstance, unsigned, unsigned, ComputeInstanceProfileInfo*))                           \
-  X(compute_instances, "nvmlGpuInstanceGetComputeInstances",                                  \
-    (GpuInstance, unsigned, ComputeInstance*, unsigned*))                                     \
-  X(compute_instance_info, "nvmlComputeInstanceGetInfo_v2",                                   \
-    (ComputeInstance, ComputeInstanceInfo*))                                                  \
-  X(mig_device_count_max, "nvmlDeviceGetMaxMigDeviceCount", (Device, unsigned*))              \
-  X(mig_device_by_index, "nvmlDeviceGetMigDeviceHandleByIndex", (Device, unsigned, Device*))  \
-  X(mig_device_gi_id, "nvmlDeviceGetGpuInstanceId", (Device, unsigned*))                      \
-  X(mig_device_ci_id, "nvmlDeviceGetComputeInstanceId", (Device, unsigned*))                  \
-  X(common_ancestor, "nvmlDeviceGetTopologyCommonAncestor", (Device, Device, unsigned*))      \
-  X(p2p_status, "nvmlDeviceGetP2PStatus", (Device, Device, unsigned, unsigned*))              \
-  X(nvlink_state, "nvmlDeviceGetNvLinkState", (Device, unsigned, unsigned*))                  \
-  X(nvlink_remote_type, "nvmlDeviceGetNvLinkRemoteDeviceType", (Device, unsigned, unsigned*)) \
+#define SUBLET_NVML_OPTIONAL(X)                                                                    \
+  X(system_nvml_version, "nvmlSystemGetNVMLVersion", (char*, unsigned))                            \
+  X(system_cuda_version, "nvmlSystemGetCudaDriverVersion_v2", (int*))                              \
+  X(system_process_name, "nvmlSystemGetProcessName", (unsigned, char*, unsigned))                  \
+  X(device_memory_v2, "nvmlDeviceGetMemoryInfo_v2", (Device, MemoryV2*))                           \
+  X(device_minor_number, "nvmlDeviceGetMinorNumber", (Device, unsigned*))                          \
+  X(device_compute_capability, "nvmlDeviceGetCudaComputeCapability", (Device, int*, int*))         \
+  X(device_gpu_cores, "nvmlDeviceGetNumGpuCores", (Device, unsigned*))                             \
+  X(device_compute_mode, "nvmlDeviceGetComputeMode", (Device, unsigned*))                          \
+  X(device_utilization, "nvmlDeviceGetUtilizationRates", (Device, Utilization*))                   \
+  X(device_memory_affinity, "nvmlDeviceGetMemoryAffinity",                                         \
+    (Device, unsigned, unsigned long*, unsigned))                                                  \
+  X(device_ecc_mode, "nvmlDeviceGetEccMode", (Device, unsigned*, unsigned*))                       \
+  X(device_ecc_errors, "nvmlDeviceGetTotalEccErrors",                                              \
+    (Device, unsigned, unsigned, unsigned long long*))                                             \
+  X(device_remapped_rows, "nvmlDeviceGetRemappedRows",                                             \
+    (Device, unsigned*, unsigned*, unsigned*, unsigned*))                                          \
+  X(device_event_types, "nvmlDeviceGetSupportedEventTypes", (Device, unsigned long long*))         \
+  X(device_compute_processes, "nvmlDeviceGetComputeRunningProcesses_v3",                           \
+    (Device, unsigned*, ProcessInfo*))                                                             \
+  X(device_graphics_processes, "nvmlDeviceGetGraphicsRunningProcesses_v3",                         \
+    (Device, unsigned*, ProcessInfo*))                                                             \
+  X(device_mps_processes, "nvmlDeviceGetMPSComputeRunningProcesses_v3",                            \
+    (Device, unsigned*, ProcessInfo*))                                                             \
+  X(device_energy, "nvmlDeviceGetTotalEnergyConsumption", (Device, unsigned long long*))           \
+  X(device_clock, "nvmlDeviceGetClockInfo", (Device, unsigned, unsigned*))                         \
+  X(device_power, "nvmlDeviceGetPowerUsage", (Device, unsigned*))                                  \
+  X(device_temperature, "nvmlDeviceGetTemperature", (Device, unsigned, unsigned*))                 \
+  X(device_clock_reasons, "nvmlDeviceGetCurrentClocksEventReasons", (Device, unsigned long long*)) \
+  X(device_throttle_reasons, "nvmlDeviceGetCurrentClocksThrottleReasons",                          \
+    (Device, unsigned long long*))                                                                 \
+  X(device_mig_mode, "nvmlDeviceGetMigMode", (Device, unsigned*, unsigned*))                       \
+  X(set_mig_mode, "nvmlDeviceSetMigMode", (Device, unsigned, Return*))                             \
+  X(gi_profile_info, "nvmlDeviceGetGpuInstanceProfileInfo",                                        \
+    (Device, unsigned, GpuInstanceProfileInfo*))                                                   \
+  X(gi_profile_info_v, "nvmlDeviceGetGpuInstanceProfileInfoV",                                     \
+    (Device, unsigned, GpuInstanceProfileInfoV2*))                                                 \
+  X(gi_placements, "nvmlDeviceGetGpuInstancePossiblePlacements_v2",                                \
+    (Device, unsigned, InstancePlacement*, unsigned*))                                             \
+  X(gpu_instances, "nvmlDeviceGetGpuInstances", (Device, unsigned, GpuInstance*, unsigned*))       \
+  X(gpu_instance_info, "nvmlGpuInstanceGetInfo", (GpuInstance, GpuInstanceInfo*))                  \
+  X(ci_profile_info, "nvmlGpuInstanceGetComputeInstanceProfileInfo",                               \
+    (GpuInstance, unsigned, unsigned, ComputeInstanceProfileInfo*))                                \
+  X(compute_instances, "nvmlGpuInstanceGetComputeInstances",                                       \
+    (GpuInstance, unsigned, ComputeInstance*, unsigned*))                                          \
+  X(compute_instance_info, "nvmlComputeInstanceGetInfo_v2",                                        \
+    (ComputeInstance, ComputeInstanceInfo*))                                                       \
+  X(create_gpu_instance, "nvmlDeviceCreateGpuInstance", (Device, unsigned, GpuInstance*))          \
+  X(destroy_gpu_instance, "nvmlGpuInstanceDestroy", (GpuInstance))                                 \
+  X(create_compute_instance, "nvmlGpuInstanceCreateComputeInstance",                               \
+    (GpuInstance, unsigned, ComputeInstance*))                                                     \
+  X(destroy_compute_instance, "nvmlComputeInstanceDestroy", (ComputeInstance))                     \
+  X(mig_device_count_max, "nvmlDeviceGetMaxMigDeviceCount", (Device, unsigned*))                   \
+  X(mig_device_by_index, "nvmlDeviceGetMigDeviceHandleByIndex", (Device, unsigned, Device*))       \
+  X(mig_device_gi_id, "nvmlDeviceGetGpuInstanceId", (Device, unsigned*))                           \
+  X(mig_device_ci_id, "nvmlDeviceGetComputeInstanceId", (Device, unsigned*))                       \
+  X(common_ancestor, "nvmlDeviceGetTopologyCommonAncestor", (Device, Device, unsigned*))           \
+  X(p2p_status, "nvmlDeviceGetP2PStatus", (Device, Device, unsigned, unsigned*))                   \
+  X(nvlink_state, "nvmlDeviceGetNvLinkState", (Device, unsigned, unsigned*))                       \
+  X(nvlink_remote_type, "nvmlDeviceGetNvLinkRemoteDeviceType", (Device, unsigned, unsigned*))      \
   X(nvlink_remote_pci, "nvmlDeviceGetNvLinkRemotePciInfo_v2", (Device, unsigned, PciInfo*))
