@@ -35,9 +35,9 @@ Objection TimeSlicing(const Gpu& gpu) {
   return {};
 }
 
-Objection MpsHost(const Host& host, const std::vector<MpsDaemon>& daemons) {
+Objection MpsHost(const Host& host, const std::vector<FoundMpsDaemon>& daemons) {
   if (host.wsl2) return "MPS does not run under WSL2";
-  const bool daemon = std::ranges::any_of(daemons, &MpsDaemon::answers);
+  const bool daemon = std::ranges::any_of(daemons, &FoundMpsDaemon::answers);
   if (host.mps_control.empty() && !daemon) {
     return host.container
                ? "nvidia-cuda-mps-control is not in this container, and no daemon's pipe "

@@ -179,7 +179,7 @@ std::optional<std::string> Ask(const std::string& program, const std::string& pi
 }
 
 // The daemon answers with one pid a line, or nothing; anything else is a complaint.
-void AskDaemon(const Host& host, MpsDaemon& daemon) {
+void AskDaemon(const Host& host, FoundMpsDaemon& daemon) {
   if (host.mps_control.empty()) return;
   const auto text = Ask(host.mps_control, daemon.pipe_directory, "get_server_list\n");
   if (!text) return;
@@ -245,7 +245,7 @@ Host ReadHost(const HostPaths& paths, const Environment& environment) {
   return host;
 }
 
-std::vector<MpsDaemon> FindMpsDaemons(const HostPaths& paths, const Host& host) {
+std::vector<FoundMpsDaemon> FindMpsDaemons(const HostPaths& paths, const Host& host) {
   std::map<std::string, std::optional<int>> found;  // Pipe directory to pid.
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(paths.root + "/proc", ignored)) {
@@ -258,9 +258,9 @@ std::vector<MpsDaemon> FindMpsDaemons(const HostPaths& paths, const Host& host) 
     const std::string pid_file = fmt::format("{}{}/{}.pid", paths.root, directory, kControlProgram);
     if (Exists(pid_file)) found.try_emplace(directory, ParsePid(ReadOr(pid_file, "")));
   }
-  std::vector<MpsDaemon> daemons;
+  std::vector<FoundMpsDaemon> daemons;
   for (const auto& [directory, pid] : found) {
-    MpsDaemon daemon{.pipe_directory = directory, .pid = pid, .answers = false, .servers = {}};
+    FoundMpsDaemon daemon{.pipe_directory = directory, .pid = pid, .answers = false, .servers = {}};
     AskDaemon(host, daemon);
     daemons.push_back(std::move(daemon));
   }

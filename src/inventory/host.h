@@ -6,7 +6,7 @@
 // `get_server_list`, which changes nothing.
 //
 //   Host host = ReadHost({}, environment);
-//   std::vector<MpsDaemon> daemons = FindMpsDaemons({}, host);
+//   std::vector<FoundMpsDaemon> daemons = FindMpsDaemons({}, host);
 //
 // Thread safety: no shared state.
 #pragma once
@@ -28,6 +28,6 @@ Host ReadHost(const HostPaths& paths, const Environment& environment);
 
 // Processes that are MPS control daemons, and folders where one says that it runs. `answers` is set
 // where nvidia-cuda-mps-control (host.mps_control) got an answer within two seconds.
-std::vector<MpsDaemon> FindMpsDaemons(const HostPaths& paths, const Host& host);
+std::vector<FoundMpsDaemon> FindMpsDaemons(const HostPaths& paths, const Host& host);
 
 }  // namespace sublet

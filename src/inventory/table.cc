@@ -332,7 +332,7 @@ std::string Links(const Inventory& node, TableStyle style) {
 
 std::string Daemons(const Inventory& node, TableStyle style) {
   Grid grid({">Pid", "Answers", "Servers", "Pipe folder"});
-  for (const MpsDaemon& daemon : node.mps_daemons) {
+  for (const FoundMpsDaemon& daemon : node.mps_daemons) {
     grid.Add({OrDash(daemon.pid), daemon.answers ? "yes" : "no",
               daemon.servers.empty() ? "-" : fmt::format("{}", fmt::join(daemon.servers, " ")),
               daemon.pipe_directory});

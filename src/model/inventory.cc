@@ -190,7 +190,7 @@ Json LinkToJson(const GpuLink& link) {
   return json;
 }
 
-Json DaemonToJson(const MpsDaemon& daemon) {
+Json DaemonToJson(const FoundMpsDaemon& daemon) {
   Json json{{"pipe_directory", daemon.pipe_directory}};
   Put(json, "pid", daemon.pid);
   json["answers"] = daemon.answers;
@@ -437,8 +437,8 @@ Result<GpuLink> ReadLink(const Node& node) {
   return link;
 }
 
-Result<MpsDaemon> ReadDaemon(const Node& node) {
-  MpsDaemon daemon;
+Result<FoundMpsDaemon> ReadDaemon(const Node& node) {
+  FoundMpsDaemon daemon;
   ObjectReader in(node, "MPS daemon");
   in.Required("pipe_directory", daemon.pipe_directory);
   in.Optional("pid", daemon.pid, AsOptional<int>(ReadPid));

@@ -181,7 +181,7 @@ struct GpuLink {
   std::optional<bool> p2p;  // Each can read and write the other's memory.
 };
 
-struct MpsDaemon {
+struct FoundMpsDaemon {
   std::string pipe_directory;
   std::optional<int> pid;    // Absent where only its folder was found.
   bool answers = false;      // It answered a harmless question.
@@ -203,7 +203,7 @@ struct Inventory {
   Driver driver;
   std::vector<Gpu> gpus;  // Ascending index.
   std::vector<GpuLink> links;
-  std::vector<MpsDaemon> mps_daemons;
+  std::vector<FoundMpsDaemon> mps_daemons;
   std::vector<ModeCheck> modes;  // One for each mode, in the enum's order.
 
   const Gpu* FindGpu(std::string_view uuid) const;

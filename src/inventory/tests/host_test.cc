@@ -119,7 +119,7 @@ TEST_F(HostTest, FindsDaemonsByTheirProcess) {
   AddDaemon(71, "/usr/bin/nvidia-cuda-mps-control\0-d\0"s, "A=1\0CUDA_MPS_PIPE_DIRECTORY=/p\0"s);
   AddDaemon(72, "nvidia-cuda-mps-server\0"s, "");
   AddDaemon(73, "nvidia-cuda-mps-control\0"s, "");  // Somebody types commands into it.
-  const std::vector<MpsDaemon> daemons = FindMpsDaemons({.root = root_}, Read());
+  const std::vector<FoundMpsDaemon> daemons = FindMpsDaemons({.root = root_}, Read());
   ASSERT_THAT(daemons, SizeIs(1));
   EXPECT_EQ(daemons[0].pid, 71);
   EXPECT_EQ(daemons[0].pipe_directory, "/p");
@@ -129,7 +129,7 @@ TEST_F(HostTest, FindsDaemonsByTheirProcess) {
 TEST_F(HostTest, FindsDaemonsByTheFoldersTheyUse) {
   Write("/run/nvidia/mps/nvidia.com/gpu/pipe/nvidia-cuda-mps-control.pid", "12\n");
   Write("/tmp/nvidia-mps/control", "");  // Left behind by one that quit.
-  const std::vector<MpsDaemon> daemons = FindMpsDaemons({.root = root_}, Read());
+  const std::vector<FoundMpsDaemon> daemons = FindMpsDaemons({.root = root_}, Read());
   ASSERT_THAT(daemons, SizeIs(1));
   EXPECT_EQ(daemons[0].pipe_directory, "/run/nvidia/mps/nvidia.com/gpu/pipe");
   EXPECT_EQ(daemons[0].pid, 12);
@@ -140,7 +140,7 @@ TEST_F(HostTest, AsksDaemonsForTheirServersAndNothingElse) {
   Install(
       "read question; [ \"$question $CUDA_MPS_PIPE_DIRECTORY\" = 'get_server_list /p' ] "
       "&& echo 901 && echo 900\n");
-  const std::vector<MpsDaemon> daemons = FindMpsDaemons({.root = root_}, Read());
+  const std::vector<FoundMpsDaemon> daemons = FindMpsDaemons({.root = root_}, Read());
   ASSERT_THAT(daemons, SizeIs(1));
   EXPECT_TRUE(daemons[0].answers);
   EXPECT_THAT(daemons[0].servers, ElementsAre(900, 901));
@@ -155,7 +155,7 @@ TEST_F(HostTest, AnEmptyListOfServersIsAnAnswer) {
 TEST_F(HostTest, AComplaintIsNoAnswer) {
   AddDaemon(71, "nvidia-cuda-mps-control\0-d\0"s, "");
   Install("echo Cannot find MPS control daemon process\n");
-  const std::vector<MpsDaemon> daemons = FindMpsDaemons({.root = root_}, Read());
+  const std::vector<FoundMpsDaemon> daemons = FindMpsDaemons({.root = root_}, Read());
   EXPECT_FALSE(daemons.at(0).answers);
   EXPECT_THAT(daemons.at(0).servers, IsEmpty());
 }
