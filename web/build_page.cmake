@@ -1,4 +1,4 @@
-# The two steps by which web/CMakeLists.txt makes the page, run as `cmake -P` at build time.
+# The two steps by which web/CMakeLists.txt makes the pages, run as `cmake -P` at build time.
 #
 #   NPM     the npm program
 #   SOURCE  web/ of the source tree
@@ -25,7 +25,8 @@ there a network, and does npm know the way (npm config get registry, proxy, http
 elseif(STEP STREQUAL "page")
   # A fresh copy, so that a file which is gone from the sources is gone here too.
   file(REMOVE_RECURSE ${APP}/src ${APP}/tests ${APP}/dist)
-  file(COPY ${SOURCE}/src ${SOURCE}/tests ${SOURCE}/index.html ${SOURCE}/tsconfig.json
+  file(COPY ${SOURCE}/src ${SOURCE}/tests ${SOURCE}/plan.html ${SOURCE}/measure.html
+            ${SOURCE}/tsconfig.json
             ${SOURCE}/vite.config.ts ${SOURCE}/single_file.ts DESTINATION ${APP})
   run_npm("The page's sources are in ${SOURCE}." run build)
 else()

@@ -8,11 +8,7 @@
 //
 //   RETURN_IF_ERROR(WriteFileAtomically(path, RenderReport(PlanToJson(plan).dump())));
 //
-// A plan contains words that somebody else wrote: names, reasons, commands. None of them can become
-// markup or script, for three reasons of which each would do:
-// (1) the JSON stands in a <script type="application/json">, with every <, > and & written as
-// \uXXXX; (2) the page makes text nodes of it, never markup; (3) the page's content security policy
-// allows its own script, by hash, and no request.
+// Words in a plan that somebody else wrote can't become markup or script (base/html_page.h).
 //
 // Thread safety: no shared state; call from any thread.
 #pragma once

@@ -1,7 +1,7 @@
 // A headless Chromium for the tests, and pages opened in it that write down what goes wrong.
 //
 // SUBLET_WEB_APP names the folder whose node_modules has playwright-core, WRITE_REPORT the program
-// that turns a plan's JSON into a report; CMake sets both. CHROMIUM may name another browser than
+// that turns a document's JSON into a report; CMake sets both. CHROMIUM may name another browser than
 // Debian's.
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -63,12 +63,12 @@ export class Browser {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  // Opens the report of a plan. page.complaints collects errors of the console and of scripts, and
+  // Opens the report of a plan, or with `kind` "measure" of a measurement. page.complaints collects errors of the console and of scripts, and
   // requests for anything but the page itself.
-  async open(plan, { width = 1280, height = 900, colorScheme = "light" } = {}) {
+  async open(content, { kind = "plan", width = 1280, height = 900, colorScheme = "light" } = {}) {
     const name = join(this.folder, `report-${this.reports++}`);
-    writeFileSync(`${name}.json`, JSON.stringify(plan));
-    execFileSync(required("WRITE_REPORT"), [`${name}.json`, `${name}.html`]);
+    writeFileSync(`${name}.json`, JSON.stringify(content));
+    execFileSync(required("WRITE_REPORT"), [kind, `${name}.json`, `${name}.html`]);
     const url = pathToFileURL(`${name}.html`).href;
 
     const page = await this.context.newPage();

@@ -44,7 +44,7 @@ export function milliseconds(ms: number): string {
 // One decimal below ten, so that a gap of 0.4 % doesn't read as none.
 export function percent(value: number): string {
   const digits = Math.abs(value) < 10 ? oneDigit.format(value) : whole.format(value);
-  return `${digits.replace("-", "−")}${NBSP}%`;
+  return `${digits === "-0" ? "0" : digits.replace("-", "−")}${NBSP}%`;
 }
 
 export function capitalised(text: string): string {
@@ -93,4 +93,16 @@ function follows(a: string, b: string): boolean {
 export function listOf(names: readonly string[], shown: number): string {
   if (names.length <= shown + 1) return names.join(", ");
   return `${names.slice(0, shown).join(", ")} and ${count(names.length - shown)} more`;
+}
+
+// "1.05×", "9.3×", "12×": two decimals where a few percent matter, and always so many, because
+// these stand beside each other.
+export function times(factor: number): string {
+  return `${factor.toFixed(factor < 1.995 ? 2 : factor < 9.95 ? 1 : 0)}×`;
+}
+
+// A number of units a second: "25,589", "41.3", "0.64".
+export function rate(perSecond: number): string {
+  const format = perSecond < 10 ? twoDigits : perSecond < 100 ? oneDigit : whole;
+  return format.format(perSecond);
 }

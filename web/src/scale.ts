@@ -1,4 +1,4 @@
-// The axis of the latency plot.
+// The axes of the charts.
 
 export interface Axis {
   log: boolean;
@@ -20,8 +20,7 @@ export function latencyAxis(values: readonly number[], ticksMax: number): Axis {
     const domain: [number, number] = [low / 1.3, high * 1.3];
     return { log: true, domain, ticks: logTicks(domain, ticksMax) };
   }
-  const domain: [number, number] = [0, high * 1.06];
-  return { log: false, domain, ticks: linearTicks(domain[1], ticksMax) };
+  return lengthAxis(positive, ticksMax);
 }
 
 // 1, 2 and 5 in every decade where they fit, otherwise only powers of ten, and of those every n-th.
@@ -47,4 +46,12 @@ function linearTicks(high: number, ticksMax: number): number[] {
   const ticks: number[] = [];
   for (let i = 0; i * step <= high; i++) ticks.push(Number((i * step).toPrecision(6)));
   return ticks;
+}
+
+// An axis from 0 that shows all of `values`, for lengths that are to be compared.
+export function lengthAxis(values: readonly number[], ticksMax: number): Axis {
+  const high = Math.max(...values, 0);
+  if (high <= 0) return { log: false, domain: [0, 1], ticks: [0, 1] };
+  const domain: [number, number] = [0, high * 1.06];
+  return { log: false, domain, ticks: linearTicks(domain[1], ticksMax) };
 }

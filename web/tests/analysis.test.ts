@@ -9,8 +9,8 @@ import {
   range,
   tightest,
   tightestRows,
-} from "../src/analysis.ts";
-import type { Prediction, Strategy } from "../src/plan.ts";
+} from "../src/plan/analysis.ts";
+import type { Prediction, Strategy } from "../src/plan/plan.ts";
 import { gpu, partition, plan, replica, workload } from "./fixtures.ts";
 
 const predicted = (p50: number, p99: number, headroom?: number): Prediction => ({

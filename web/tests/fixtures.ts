@@ -5,7 +5,7 @@ import type {
   PlannedPartition,
   PlannedReplica,
   PlannedWorkload,
-} from "../src/plan.ts";
+} from "../src/plan/plan.ts";
 
 export function replica(id: string, fields: Partial<PlannedReplica> = {}): PlannedReplica {
   return {

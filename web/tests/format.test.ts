@@ -8,6 +8,8 @@ import {
   nameRanges,
   percent,
   plural,
+  rate,
+  times,
 } from "../src/format.ts";
 
 // Between a figure and its unit stands a space that doesn't break.
@@ -41,7 +43,23 @@ describe("figures", () => {
     [33.6, "34 %"],
     [-5.6, "−5.6 %"],
     [0, "0 %"],
+    [-0.02, "0 %"],
   ])("%d percent", (value, words) => expect(plain(percent(value))).toBe(words));
+
+  it.each([
+    [0.994, "0.99×"],
+    [1.8, "1.80×"],
+    [1.996, "2.0×"],
+    [9.27, "9.3×"],
+    [9.96, "10×"],
+    [41.2, "41×"],
+  ])("%d times", (factor, words) => expect(times(factor)).toBe(words));
+
+  it.each([
+    [25589.4, "25,589"],
+    [41.27, "41.3"],
+    [0.638, "0.64"],
+  ])("%d a second", (perSecond, words) => expect(rate(perSecond)).toBe(words));
 
   it("count one and many", () => {
     expect(plural(1, "GPU")).toBe("1 GPU");

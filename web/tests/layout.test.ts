@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { freeUnits, groupGpus, layoutGpus, memoryTicks, signature } from "../src/layout.ts";
+import { freeUnits, groupGpus, layoutGpus, memoryTicks, signature } from "../src/plan/layout.ts";
 import { gpu, migGpu, partition, replica } from "./fixtures.ts";
 
 const GIB = 1024;

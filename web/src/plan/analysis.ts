@@ -1,6 +1,6 @@
 // What the report says about a plan beyond drawing it: the headline, the latency rows, the colours,
 // the rejections folded together. Pure functions of the plan.
-import { boardName, capitalised, count, NBSP, dollars, percent, plural } from "./format.ts";
+import { boardName, capitalised, count, NBSP, dollars, percent, plural } from "../format.ts";
 import type { Plan, PlannedReplica, Rejection, SharingMode } from "./plan.ts";
 
 // The colours of the style sheet, --hue-0 and on.

@@ -1,7 +1,6 @@
 // GPUs as pictures, drawn from layout.ts: one card for each layout, with the number of GPUs that
 // have it, and the same facts as a table beneath.
-import { range, type Colouring } from "./analysis.ts";
-import { h, disclosure, place, type Child } from "./dom.ts";
+import { h, disclosure, place, type Child } from "../dom.ts";
 import {
   boardName,
   count,
@@ -13,11 +12,12 @@ import {
   nameRanges,
   percent,
   plural,
-} from "./format.ts";
+} from "../format.ts";
+import { table } from "../table.ts";
+import { range, type Colouring } from "./analysis.ts";
 import type { Inspector } from "./inspector.ts";
 import type { Band, Cell, FreeUnits, GpuGroup, Slot } from "./layout.ts";
 import type { PlannedGpu, PlannedReplica, PlannedWorkload } from "./plan.ts";
-import { table } from "./table.ts";
 
 const HOURS_PER_MONTH = 730;
 

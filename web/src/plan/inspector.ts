@@ -1,7 +1,7 @@
 // The card that explains a client of a GPU: it follows the pointer's target or the keyboard's
 // focus, stays where a click pins it, and goes with Escape. On a narrow window it lies along the
 // bottom.
-import { h } from "./dom.ts";
+import { h } from "../dom.ts";
 
 const GAP_PX = 8;
 

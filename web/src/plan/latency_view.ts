@@ -2,16 +2,15 @@
 // a tick. Observable Plot draws it; it is drawn anew when the window's width changes.
 import { axisX, axisY, dot, gridX, link, plot, text, tickX } from "@observablehq/plot";
 
+import { drawnToWidth, NARROW_PX } from "../chart.ts";
+import { h } from "../dom.ts";
+import { count, milliseconds, percent } from "../format.ts";
+import { latencyAxis } from "../scale.ts";
 import { tightestRows, type LatencyRow } from "./analysis.ts";
-import { h } from "./dom.ts";
-import { count, milliseconds, percent } from "./format.ts";
-import { latencyAxis } from "./scale.ts";
 
 // More lines than this are a texture; the table of workloads has them all.
 const ROWS_MAX = 24;
 const ROW_PX = 26;
-// Below this width the figures beside the lines go, and the axis gets fewer ticks.
-const NARROW_PX = 560;
 // Of one character of a workload's name; an upper bound for most.
 const CHARACTER_PX = 7;
 
@@ -45,18 +44,6 @@ export function latencyFigure(rows: readonly LatencyRow[]): HTMLElement {
   );
 }
 
-function drawnToWidth(draw: (width: number) => Element): HTMLElement {
-  const holder = h("div", { class: "plot" });
-  let drawnWidth = 0;
-  new ResizeObserver(() => {
-    const width = Math.floor(holder.clientWidth);
-    if (width === 0 || width === drawnWidth) return;
-    drawnWidth = width;
-    holder.replaceChildren(draw(width));
-  }).observe(holder);
-  return holder;
-}
-
 function draw(rows: readonly LatencyRow[], width: number): Element {
   const narrow = width < NARROW_PX;
   const axis = latencyAxis(
@@ -87,7 +74,8 @@ function draw(rows: readonly LatencyRow[], width: number): Element {
     marks: [
       gridX(axis.ticks, { stroke: "var(--line)", strokeOpacity: 1 }),
       axisX(axis.ticks, {
-        tickFormat: tickWords,
+        // As text: on a logarithmic axis a tickFormat names only some of the ticks.
+        text: tickWords,
         tickSize: 0,
         fill: "var(--quiet)",
         label: axis.log ? "milliseconds, logarithmic" : "milliseconds",

@@ -1,5 +1,18 @@
 // The plan report, section by section, in the order in which its readers ask: what does it cost and
 // will it hold, where does everything lie, how fast is it, what else was there, and why not that.
+import { disclosure, h, place, type Child } from "../dom.ts";
+import {
+  count,
+  dollars,
+  listOf,
+  memory,
+  milliseconds,
+  modeName,
+  percent,
+  plural,
+} from "../format.ts";
+import { keyFigure, section, warnings } from "../page.ts";
+import { table } from "../table.ts";
 import {
   boardsLine,
   colouring,
@@ -10,23 +23,11 @@ import {
   type Colouring,
   type LatencyRow,
 } from "./analysis.ts";
-import { disclosure, h, place, type Child } from "./dom.ts";
-import {
-  count,
-  dollars,
-  listOf,
-  memory,
-  milliseconds,
-  modeName,
-  percent,
-  plural,
-} from "./format.ts";
 import { gpuCard, type GpuContext } from "./gpu_view.ts";
 import { Inspector } from "./inspector.ts";
 import { latencyFigure } from "./latency_view.ts";
 import { groupGpus } from "./layout.ts";
 import type { Change, Plan, PlannedWorkload, Strategy } from "./plan.ts";
-import { table } from "./table.ts";
 
 // So many layouts are drawn at once; what is beyond them is one click away. A plan for hundreds of
 // GPUs rarely has more.
@@ -38,7 +39,7 @@ export function planReport(plan: Plan): HTMLElement {
     "main",
     {},
     masthead(plan),
-    warnings(plan),
+    warnings(plan.warnings),
     gpuSection(plan),
     section(
       "latency",
@@ -51,26 +52,6 @@ export function planReport(plan: Plan): HTMLElement {
     plan.changes.length > 0 && changeSection(plan),
     workloadSection(plan, rows),
     footer(plan),
-  );
-}
-
-function section(id: string, title: string, lead: string, ...content: Child[]): HTMLElement {
-  return h(
-    "section",
-    { id, "aria-labelledby": `${id}-title` },
-    h("h2", { id: `${id}-title` }, title),
-    lead !== "" && h("p", { class: "lead" }, lead),
-    ...content,
-  );
-}
-
-function figure(id: string, label: string, value: string, note: string, kind = ""): HTMLElement {
-  return h(
-    "div",
-    { class: `key-figure ${kind}`.trim(), id },
-    h("dt", {}, label),
-    h("dd", { class: "value" }, value),
-    h("dd", { class: "note" }, note),
   );
 }
 
@@ -93,14 +74,14 @@ function masthead(plan: Plan): HTMLElement {
     h(
       "dl",
       { class: "key-figures" },
-      figure("figure-gpus", "GPUs", count(summary.gpus), boardsLine(plan)),
-      figure(
+      keyFigure("figure-gpus", "GPUs", count(summary.gpus), boardsLine(plan)),
+      keyFigure(
         "figure-cost",
         "Cost a month",
         dollars(summary.cost_month_usd),
         `${dollars(summary.cost_hour_usd)} an hour, 730 hours`,
       ),
-      figure(
+      keyFigure(
         "figure-verdict",
         "Against the bound",
         words.verdict,
@@ -108,8 +89,8 @@ function masthead(plan: Plan): HTMLElement {
         summary.gap_percent <= 0 ? "good" : "",
       ),
       tight === undefined
-        ? figure("figure-headroom", "Latency headroom", "–", "No workload has a latency target.")
-        : figure(
+        ? keyFigure("figure-headroom", "Latency headroom", "–", "No workload has a latency target.")
+        : keyFigure(
             "figure-headroom",
             "Latency headroom",
             percent(tight.headroom),
@@ -119,16 +100,6 @@ function masthead(plan: Plan): HTMLElement {
             tight.headroom < 0 ? "bad" : "good",
           ),
     ),
-  );
-}
-
-function warnings(plan: Plan): Child {
-  if (plan.warnings.length === 0) return undefined;
-  return h(
-    "aside",
-    { class: "warnings", "aria-label": "Warnings" },
-    h("h2", {}, "Before you rely on this"),
-    h("ul", {}, ...plan.warnings.map((warning) => h("li", {}, warning))),
   );
 }
 

@@ -1,0 +1,163 @@
+// The measurement as curves: throughput and latency against the number of tenants and against the
+// SM cap, with what the planner had predicted. Pure functions.
+import type { Calibration, LabDocument, Run } from "./measurement.ts";
+import { capOf, wayOf, workloadOf, type Way } from "./runs.ts";
+
+// The workload that the answer is about where it was measured: the one that is like a model.
+const FIRST = "transformer";
+
+export interface Scaling {
+  workload: string;
+  ways: { way: Way; runs: Run[] }[]; // Each by rising number of tenants.
+}
+
+// One for each workload that was measured in growing numbers, the model-like one first.
+export function scalings(runs: readonly Run[]): Scaling[] {
+  const byWorkload = new Map<string, Map<string, { way: Way; runs: Run[] }>>();
+  for (const run of runs) {
+    const workload = workloadOf(run);
+    if (run.series !== "scaling" || workload === undefined) continue;
+    const ways = byWorkload.get(workload) ?? new Map<string, { way: Way; runs: Run[] }>();
+    byWorkload.set(workload, ways);
+    const way = wayOf(run);
+    const entry = ways.get(way.key) ?? { way, runs: [] };
+    ways.set(way.key, entry);
+    entry.runs.push(run);
+  }
+  const order = [...byWorkload].map(([workload, ways]) => ({
+    workload,
+    ways: [...ways.values()],
+  }));
+  for (const { ways } of order) {
+    for (const { runs: list } of ways) list.sort((a, b) => a.tenants.length - b.tenants.length);
+  }
+  return order.sort((a, b) => Number(b.workload === FIRST) - Number(a.workload === FIRST));
+}
+
+export interface SweepPoint {
+  cap: number;
+  rate: number;
+  low?: number;
+  high?: number;
+  p99?: number;
+}
+
+export interface Sweep {
+  workload: string;
+  alone: SweepPoint[]; // By rising cap.
+  crowds: { tenants: number; points: SweepPoint[] }[]; // By rising number of tenants.
+}
+
+const byCap = (a: SweepPoint, b: SweepPoint): number => a.cap - b.cap;
+
+// What each SM cap gives one tenant and a crowd, from the runs; of a workload without such runs,
+// from its profile.
+export function sweeps(document: LabDocument): Sweep[] {
+  const found = new Map<string, Map<number, SweepPoint[]>>();
+  for (const run of document.measurement.runs) {
+    const workload = workloadOf(run);
+    if (run.series !== "sm-sweep" || workload === undefined) continue;
+    const crowds = found.get(workload) ?? new Map<number, SweepPoint[]>();
+    found.set(workload, crowds);
+    const points = crowds.get(run.tenants.length) ?? [];
+    crowds.set(run.tenants.length, points);
+    const { value, low, high } = run.total_per_s;
+    const p99 = Math.max(...run.tenants.map((t) => t.latency_ms_p99));
+    points.push({ cap: capOf(run) ?? 100, rate: value, low, high, p99 });
+  }
+  const sweep = [...found].map(([workload, crowds]) => ({
+    workload,
+    alone: (crowds.get(1) ?? []).sort(byCap),
+    crowds: [...crowds]
+      .filter(([tenants]) => tenants > 1)
+      .sort(([a], [b]) => a - b)
+      .map(([tenants, points]) => ({ tenants, points: points.sort(byCap) })),
+  }));
+  return [...sweep, ...profileSweeps(document.calibration, found)].sort(
+    (a, b) => Number(b.workload === FIRST) - Number(a.workload === FIRST),
+  );
+}
+
+function profileSweeps(
+  calibration: Calibration | undefined,
+  found: ReadonlyMap<string, unknown>,
+): Sweep[] {
+  return (calibration?.profiles ?? [])
+    .filter((profile) => !found.has(profile.name) && profile.points.length > 1)
+    .map((profile) => {
+      const points = [...profile.points].sort((a, b) => a.sm_percent - b.sm_percent);
+      const crowd = points
+        .filter((p) => p.crowd_per_s !== undefined)
+        .map((p) => ({ cap: p.sm_percent, rate: p.crowd_per_s! }));
+      return {
+        workload: profile.name,
+        alone: points.map((p) => ({
+          cap: p.sm_percent,
+          rate: p.alone_per_s,
+          p99: p.latency_ms_p99,
+        })),
+        crowds: crowd.length > 0 ? [{ tenants: profile.crowd ?? 0, points: crowd }] : [],
+      };
+    });
+}
+
+// Of the speed without a cap, the part that a tenant at the knee keeps.
+export const KNEE_PART = 0.95;
+
+// The smallest cap that keeps KNEE_PART of the speed at the largest one; undefined for a single
+// point, where nothing was compared.
+export function knee(alone: readonly SweepPoint[]): SweepPoint | undefined {
+  const last = alone.at(-1);
+  if (last === undefined || alone.length < 2) return undefined;
+  return alone.find((point) => point.rate >= KNEE_PART * last.rate);
+}
+
+// The cap that gives a crowd most; the smallest of equals, which leaves more memory.
+export function bestCap(crowd: readonly SweepPoint[]): SweepPoint | undefined {
+  let best: SweepPoint | undefined;
+  for (const point of crowd) if (best === undefined || point.rate > best.rate) best = point;
+  return crowd.length < 2 ? undefined : best;
+}
+
+// Memory of a CUDA context by SM cap, from the calibration; otherwise as the profile of the
+// workload has it.
+export function contexts(document: LabDocument): { cap: number; mib: number }[] {
+  const calibration = document.calibration;
+  const points =
+    (calibration?.contexts ?? []).length > 0
+      ? calibration!.contexts.map((c) => ({ cap: c.sm_percent, mib: c.memory_mib }))
+      : (calibration?.profiles?.[0]?.points ?? []).map((p) => ({
+          cap: p.sm_percent,
+          mib: p.context_mib,
+        }));
+  return points.sort((a, b) => a.cap - b.cap);
+}
+
+export interface Compared {
+  run: Run;
+  rate?: number; // Predicted, of all tenants.
+  rateError?: number; // Percent; above 0: predicted too high.
+  p50?: number; // Predicted, milliseconds.
+  p50Error?: number;
+}
+
+const errorOf = (predicted: number, measured: number): number =>
+  (100 * (predicted - measured)) / measured;
+
+// Each prediction beside its run, in the order of the runs; predictions of runs that didn't take
+// place are left out. `p50Of` gives the measured latency.
+export function compared(document: LabDocument, p50Of: (run: Run) => number): Compared[] {
+  const predictions = new Map(document.predictions.map((p) => [p.run, p]));
+  return document.measurement.runs.flatMap((run) => {
+    const predicted = predictions.get(run.id);
+    if (predicted === undefined) return [];
+    const { rate_per_s: rate, latency_ms_p50: p50 } = predicted;
+    return [
+      {
+        run,
+        ...(rate !== undefined && { rate, rateError: errorOf(rate, run.total_per_s.value) }),
+        ...(p50 !== undefined && { p50, p50Error: errorOf(p50, p50Of(run)) }),
+      },
+    ];
+  });
+}
