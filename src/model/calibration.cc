@@ -82,6 +82,65 @@ Result<Calibration> ReadCalibration(const Node& node) {
   return calibration;
 }
 
+// Where the JSON string that begins at `at` ends: behind its closing quote, or at the text's end.
+std::size_t EndOfString(std::string_view text, std::size_t at) {
+  for (++at; at < text.size() && text[at] != '"'; ++at) at += text[at] == '\\' ? 1 : 0;
+  return std::min(at + 1, text.size());
+}
+
+// Where the JSON object that begins at `at` ends; npos where it doesn't.
+std::size_t EndOfObject(std::string_view text, std::size_t at) {
+  int depth = 0;
+  while (at < text.size()) {
+    const char c = text[at];
+    if (c == '"') {
+      at = EndOfString(text, at);
+      continue;
+    }
+    if (c == '{' || c == '[') ++depth;
+    if (c == '}' || c == ']') --depth;
+    ++at;
+    if (depth == 0) return at;
+  }
+  return std::string_view::npos;
+}
+
+// The evidence of a full measurement is a hundred times what it proves, and a tree of it takes
+// longer than a plan. So it is cut down to {} before the text is parsed, found by its brackets
+// alone (ParseMeasurement() reads it strictly); line ends stay, so that errors keep their lines.
+// Text that this doesn't understand is left as it is, for the parser to judge.
+std::string WithoutEvidence(std::string_view text) {
+  constexpr std::string_view kKey = "\"measurement\"";
+  constexpr std::string_view kBlank = " \t\r\n";
+  int depth = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const char c = text[at];
+    if (c == '{' || c == '[') ++depth;
+    if (c == '}' || c == ']') --depth;
+    if (c != '"') {
+      ++at;
+      continue;
+    }
+    const std::size_t end = EndOfString(text, at);
+    const bool named = depth == 1 && text.substr(at, end - at) == kKey;
+    at = end;
+    if (!named) continue;
+    const std::size_t colon = std::min(text.find_first_not_of(kBlank, end), text.size());
+    if (text.substr(colon, 1) != ":") continue;
+    const std::size_t begin = std::min(text.find_first_not_of(kBlank, colon + 1), text.size());
+    if (text.substr(begin, 1) != "{") continue;
+    const std::size_t until = EndOfObject(text, begin);
+    if (until == std::string_view::npos) break;
+    std::string cut(text.substr(0, begin + 1));
+    cut.append(static_cast<std::size_t>(
+                   std::count(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                              text.begin() + static_cast<std::ptrdiff_t>(until), '\n')),
+               '\n');
+    return cut.append("}").append(text.substr(until));
+  }
+  return std::string(text);
+}
+
 // The profiles in a file, whichever of the two kinds it is.
 Result<std::vector<WorkloadProfile>> ReadProfiles(const Node& node) {
   const Node* version = node.Find("version");
@@ -154,13 +213,13 @@ nlohmann::ordered_json CalibrationToJson(const Calibration& calibration) {
 }
 
 Result<Calibration> ParseCalibration(std::string_view text, std::string_view source) {
-  return ParseAs(text, source, ReadCalibration);
+  return ParseAs(WithoutEvidence(text), source, ReadCalibration);
 }
 
 Result<WorkloadProfile> ParseProfileNamed(std::string_view text, std::string_view source,
                                           std::string_view name) {
   ASSIGN_OR_RETURN(const std::vector<WorkloadProfile> profiles,
-                   ParseAs(text, source, ReadProfiles));
+                   ParseAs(WithoutEvidence(text), source, ReadProfiles));
   std::vector<std::string_view> known;
   for (const WorkloadProfile& profile : profiles) {
     if (profile.name == name || (name.empty() && profiles.size() == 1)) return profile;

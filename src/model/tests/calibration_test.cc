@@ -140,7 +140,26 @@ TEST(CalibrationTest, ProfilesComeAlongAndStayWithTheirBoard) {
               HasSubstr("two profiles of one name: 'encoder'"));
 }
 
-TEST(CalibrationTest, TheEvidenceIsPassedOver) {
+TEST(CalibrationTest, TheEvidenceIsPassedOverWhateverIsInIt) {
+  std::string text = DefaultText();
+  text.pop_back();
+  const auto with = [&](const std::string& evidence, const std::string& rest = "}") {
+    return ErrorOf(text + ",\n\"measurement\" :\n " + evidence + rest);
+  };
+  EXPECT_EQ(with(R"({"a": "}]\"{", "b": [{"measurement": {}}, [1, 2]], "c": {}})"), "no error");
+  EXPECT_EQ(with("{}"), "no error");
+  EXPECT_THAT(with("{\n\n}", ",\n\"x\": 1}"), HasSubstr("c.json:6:1: unknown key"));
+  EXPECT_THAT(with("{}", ", \"measurement\": {}}"), HasSubstr("duplicate key"));
+  EXPECT_THAT(with("{\"a\": [}"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(with("{\"a\": \""), HasSubstr("not valid JSON"));
+  EXPECT_THAT(with(""), HasSubstr("not valid JSON"));
+  // Elsewhere it is a word like any other.
+  EXPECT_THAT(ErrorOf(With("source", {{"measurement", {{"a", 1}}}})),
+              HasSubstr("text is expected"));
+  EXPECT_EQ(ErrorOf(With("source", "measurement")), "no error");
+}
+
+TEST(CalibrationTest, TheEvidenceIsAnObject) {
   EXPECT_EQ(ErrorOf(With("measurement", {{"version", "any"}, {"runs", {1, 2, 3}}})), "no error");
   EXPECT_THAT(ErrorOf(With("measurement", 5)), HasSubstr("an object is expected"));
 }

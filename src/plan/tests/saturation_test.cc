@@ -1,15 +1,20 @@
 #include "plan/saturation.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
 #include <cmath>
 
+#include "base/files.h"
+#include "model/document.h"
 #include "plan/tests/random_fleet.h"
 
 namespace sublet {
 namespace {
+
+using ::testing::HasSubstr;
 
 // One NVIDIA H200 (driver 580.159.04), copies of a 6-layer encoder in a closed loop: what
 // docs/operating/latency-model.md compares the predictions with.
@@ -48,6 +53,17 @@ BusyKind Uncapped(int copies, const CrowdRate& crowd) {
   return kind;
 }
 
+// Under a cap of 10 %, the sharpness being that without a cap.
+BusyKind Capped(const CrowdRate& crowd, double alone_per_s) {
+  WorkloadProfile profile;
+  profile.crowd = crowd.copies;
+  profile.sharpness = FitSharpness(kAloneUnderMps, kFew, {40, 10'790});
+  profile.points = {{10, alone_per_s, 0, 0, crowd.per_s, {}, {}},
+                    {100, kAloneUnderMps, 0, 0, 10'790, {}, {}}};
+  return KindUnderMps(profile,
+                      {.sm_percent = 10, .stretch = kAloneUnderMps / alone_per_s, .share = 0.1});
+}
+
 TEST(SaturationFacts, TimeSlicingIsPredictedFromTheServiceTimeAndTheSwitch) {
   for (const Seen& seen :
        {Seen{1, 4244, 0.235}, Seen{4, 2709, 1.48}, Seen{16, 2709, 5.9}, Seen{40, 2762, 13.9}}) {
@@ -71,21 +87,55 @@ TEST(SaturationFacts, MpsIsPredictedFromOneCrowdAndFourCopies) {
 TEST(SaturationFacts, ACapIsPredictedFromOneCrowdUnderIt) {
   for (const CrowdRate& crowd : {CrowdRate{16, 25'295}, CrowdRate{40, 25'589}}) {
     // One copy under the cap was not measured: whatever rate is assumed for it, within reason, the
-    // crowd decides. The sharpness is that without a cap.
+    // crowd decides.
     for (const double alone : {2500.0, 3000.0, 4000.0}) {
-      WorkloadProfile profile;
-      profile.crowd = crowd.copies;
-      profile.sharpness = FitSharpness(kAloneUnderMps, kFew, {40, 10'790});
-      profile.points = {{10, alone, 0, 0, crowd.per_s, {}, {}},
-                        {100, kAloneUnderMps, 0, 0, 10'790, {}, {}}};
       for (const Seen& seen : {Seen{16, 25'295, 0.63}, Seen{40, 25'589, 0}}) {
-        BusyKind kind = KindUnderMps(
-            profile, {.sm_percent = 10, .stretch = kAloneUnderMps / alone, .share = 0.1});
+        BusyKind kind = Capped(crowd, alone);
         kind.count = seen.copies;
         const auto figures = UnderMps({kind}, 0);
         ExpectWithin15Percent(seen, Total({kind}, figures), figures[0].latency_ms);
       }
     }
+  }
+}
+
+// "25,589".
+std::string Digits(double per_s) {
+  std::string digits = fmt::format("{:.0f}", per_s);
+  for (std::size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, 1, ',');
+  return digits;
+}
+
+TEST(SaturationFacts, TheTableInTheDocumentationIsWhatIsPredicted) {
+  const auto text =
+      ReadFile(SUBLET_SOURCE_DIR "/docs/operating/latency-model.md", kDocumentBytesMax);
+  ASSERT_TRUE(text.has_value());
+  const auto expect_row = [&](const std::string& mode, const Seen& seen, const BusyKind& kind,
+                              const std::vector<BusyFigures>& figures) {
+    const double per_s = Total({kind}, figures);
+    const double off = std::round(1000 * (per_s / seen.per_s - 1)) / 10 + 0.0;  // No "-0.0".
+    const double mean_ms = 1000 * seen.copies / seen.per_s;
+    const std::string latency =
+        seen.p50_ms > 0 ? fmt::format("{:.3g}", seen.p50_ms) : fmt::format("mean {:.3g}", mean_ms);
+    EXPECT_THAT(*text, HasSubstr(fmt::format("| {} | {} | {} | {} | {:+.1f} % | {:.3g} | {} |\n",
+                                             mode, seen.copies, Digits(per_s), Digits(seen.per_s),
+                                             off, figures[0].latency_ms, latency)));
+  };
+  for (const Seen& seen :
+       {Seen{1, 4244, 0.235}, Seen{4, 2709, 1.48}, Seen{16, 2709, 5.9}, Seen{40, 2762, 13.9}}) {
+    const BusyKind kind{.count = seen.copies, .unit_ms = kServiceMs};
+    expect_row("time-slicing", seen, kind, TakingTurns({kind}, kSwitchMs));
+  }
+  for (const Seen& seen :
+       {Seen{1, 4111, 0.242}, Seen{4, 9425, 0.42}, Seen{16, 10'658, 1.50}, Seen{40, 10'790, 0}}) {
+    const BusyKind kind = Uncapped(seen.copies, {16, 10'658});
+    expect_row(seen.copies == 40 ? "MPS" : "MPS (given)", seen, kind, UnderMps({kind}, 0));
+  }
+  for (const Seen& seen : {Seen{16, 25'295, 0.63}, Seen{40, 25'589, 0}}) {
+    BusyKind kind = Capped({40, 25'589}, 2500);
+    kind.count = seen.copies;
+    expect_row(seen.copies == 16 ? "MPS, 10 %" : "MPS, 10 % (given)", seen, kind,
+               UnderMps({kind}, 0));
   }
 }
 
