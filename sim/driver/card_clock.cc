@@ -381,18 +381,24 @@ void CardClock::Submit(CardProcess& process, const CardItem& item) {
 }
 
 void CardClock::Break(const CardContext& context, int code, std::int64_t pause_ns) {
-  CardPartition& partition = table_.gpus[context.gpu].partitions[context.partition];
-  partition.stopped_ns = std::max(partition.stopped_ns, table_.now_ns + pause_ns);
   const int gpu = context.gpu;
   const int group = context.group;
   ForEachProcess([&](CardProcess& process) {
     for (int i = 0; i < kCardContextsMax; ++i) {
-      CardContext& other = process.contexts[i];
-      if (!other.used || other.gpu != gpu || other.group != group || other.error != 0) continue;
-      std::atomic_ref(other.error).store(code, std::memory_order_relaxed);
-      Drop(process, i);
+      const CardContext& other = process.contexts[i];
+      const bool hit = other.used && other.gpu == gpu && other.group == group;
+      if (hit && other.error == 0) BreakOne(process, i, code, pause_ns);
     }
   });
+}
+
+void CardClock::BreakOne(CardProcess& process, int index, int code, std::int64_t pause_ns) {
+  CardContext& context = process.contexts[index];
+  CardPartition& partition = table_.gpus[context.gpu].partitions[context.partition];
+  partition.stopped_ns = std::max(partition.stopped_ns, table_.now_ns + pause_ns);
+  // Its process reads it without the lock.
+  std::atomic_ref(context.error).store(code, std::memory_order_relaxed);
+  Drop(process, index);
 }
 
 void CardClock::Drop(CardProcess& process, int context) {

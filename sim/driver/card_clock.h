@@ -71,6 +71,8 @@ class CardClock {
 
   // `code` befalls the context's whole fault domain: the clients of its MPS server, or it alone.
   void Break(const CardContext& context, int code, std::int64_t pause_ns);
+  // It befalls one context alone; the partition stands still for a moment.
+  void BreakOne(CardProcess& process, int context, int code, std::int64_t pause_ns);
   // Drops what the context still has to do; whoever waits for it is woken.
   void Drop(CardProcess& process, int context);
   // The process is gone.

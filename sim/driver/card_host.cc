@@ -81,6 +81,7 @@ void StartAfresh(CardTable& table, const SimNode& node) {
   ::pthread_mutexattr_destroy(&attributes);
   std::ranges::fill(table.used_processes, 0);
   std::ranges::fill(table.servers, MpsServerEntry{});
+  std::ranges::fill(table.daemons, MpsDaemonEntry{});
   table.pace_real_ns = MachineNs();
   table.pace_virtual_ns = table.now_ns;
   table.idle_ns = table.now_ns;

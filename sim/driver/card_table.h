@@ -143,6 +143,14 @@ struct MpsServerEntry {
   long long started = 0;
 };
 
+// A control daemon of ours, by its pipe directory: so that nobody takes NVIDIA's for one.
+struct MpsDaemonEntry {
+  std::int32_t pid = 0;  // 0: free.
+  long long started = 0;
+  std::uint64_t folder_device = 0;
+  std::uint64_t folder_inode = 0;
+};
+
 struct CardTable {
   std::uint32_t magic = 0;
   std::uint32_t size = 0;
@@ -157,6 +165,7 @@ struct CardTable {
   bool changed = true;
   std::uint64_t used_processes[kCardProcessesMax / 64] = {};
   MpsServerEntry servers[kMpsServersMax];
+  MpsDaemonEntry daemons[kMpsServersMax];
   CardGpu gpus[kSimGpusMax];
   CardProcess processes[kCardProcessesMax];
 };

@@ -35,6 +35,7 @@
 #include "kernel_costs.h"
 #include "measure/cuda_api.h"
 #include "mps_client.h"
+#include "visible_devices.h"
 
 namespace sublet::sim {
 
@@ -46,15 +47,6 @@ inline constexpr cuda::Return kCudaCaptureUnmatched{903};
 inline constexpr std::size_t kBackedBytesMax = 64 << 20;
 // The driver hands memory out in pieces of this size; small allocations share one.
 inline constexpr std::int64_t kGranule = 2 << 20;
-
-// What CUDA_VISIBLE_DEVICES leaves of the node, by CUDA's numbers.
-struct SimDevice {
-  Target target;
-  std::string uuid;  // "GPU-..." or "MIG-..."
-  std::string name;
-  int sm_count = 0;
-  Bytes memory;
-};
 
 struct SimKernel {
   std::string name;

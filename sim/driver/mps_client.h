@@ -4,7 +4,8 @@
 // environment, and what it asks of the control daemon.
 //
 //   MpsJoining joining;
-//   switch (JoinMps(0, 1, joining)) { case MpsAnswer::kJoined: use(joining.grant) ...
+//   const MpsAnswer answer = JoinMps(host, devices, 0, joining);
+//   if (answer == MpsAnswer::kJoined) Use(joining.grant);
 //
 // As with the real driver, a process whose pipe directory it can't enter, or where no daemon is,
 // becomes nobody's client and has the whole GPU.
@@ -18,6 +19,7 @@
 
 #include "base/bytes.h"
 #include "card_host.h"
+#include "visible_devices.h"
 
 namespace sublet::sim {
 
@@ -37,8 +39,16 @@ struct MpsJoining {
   int code = 0;    // kRefused: CUDA's.
 };
 
-// `device` of `devices` visible ones. Limits that the environment sets apply to that device.
-MpsAnswer JoinMps(CardHost& host, int device, int devices, MpsJoining& joining);
+// For `device` of the visible ones.
+MpsAnswer JoinMps(CardHost& host, const std::vector<SimDevice>& devices, int device,
+                  MpsJoining& joining);
 void LeaveMps(std::optional<MpsGrant>& grant);
+
+// The limits that hold for a client: the server's, and those that it sets itself, of which the
+// smaller holds. An SM percentage that is none is ignored. As observed on a real driver, a list of
+// memory limits that is wrong or names a device that isn't there drops all limits, the server's
+// too.
+void ApplyClientLimits(const char* percent, const char* limits, int device, int devices,
+                       MpsGrant& grant);
 
 }  // namespace sublet::sim
