@@ -182,6 +182,83 @@ workloads: [{name: w, replicas: 3, memory: 60GiB}]
         self.assertIn("GPU-", said)
 
 
+class Profiles(CommandTest):
+    """Fleets that name what was measured."""
+
+    PROFILE = {
+        "version": "sublet.profile/v1", "name": "encoder", "board": "h200", "source": "a test",
+        "unit": "forward pass", "service_ms": 0.25, "memory_mib": 85, "crowd": 16, "sharpness": 2.5,
+        "points": [
+            {"sm_percent": 10, "alone_per_s": 2500, "latency_ms_p50": 0.4, "latency_ms_p99": 0.4,
+             "crowd_per_s": 25000, "context_mib": 325},
+            {"sm_percent": 100, "alone_per_s": 4000, "latency_ms_p50": 0.25,
+             "latency_ms_p99": 0.25, "crowd_per_s": 10000, "context_mib": 868}]}
+
+    def fleet(self, name="p.json", more=""):
+        return self.write("fleets/f.yaml", f"""\
+version: sublet.fleet/v1
+name: busy
+gpus: [{{board: h200, count: 1}}]
+workloads: [{{name: encoder, replicas: 16, compute: {{profile: {name}}}{more}}}]
+""")
+
+    def setUp(self):
+        super().setUp()
+        (self.path / "fleets").mkdir()
+        self.write("fleets/p.json", json.dumps(self.PROFILE))
+
+    def test_the_example_says_what_each_mode_gives(self):
+        plan = self.plan(EXAMPLES / "forty-encoders.yaml")
+        rates = {s["name"]: s.get("throughput_per_s", 0) for s in plan["strategies"]}
+        self.assertLess(3 * rates["time-slicing"], rates["mps-uncapped"])
+        self.assertLess(2 * rates["mps-uncapped"], rates["mps"])
+        self.assertAlmostEqual(plan["summary"]["throughput_per_s"], rates["chosen"], delta=0.01)
+        said = self.run_sublet("plan", EXAMPLES / "forty-encoders.yaml").stdout
+        for word in ("mps-uncapped", "time-slicing", "/s from the replicas that are always busy"):
+            self.assertIn(word, said)
+
+    def test_a_profile_lies_beside_the_fleet_file(self):
+        plan = self.plan(self.fleet())
+        self.assertAlmostEqual(plan["summary"]["throughput_per_s"], 25000, delta=1)
+        (partition,) = plan["gpus"][0]["partitions"]
+        self.assertEqual({r["sm_percent"] for r in partition["replicas"]}, {10})
+        self.assertIn("measured", plan["workloads"][0]["memory_how"])
+
+    def test_a_fleet_on_standard_input_starts_at_the_working_folder(self):
+        text = pathlib.Path(self.fleet("fleets/p.json")).read_text()
+        done = self.run_sublet("plan", "-", "--json", text=text)
+        self.assertIn("throughput_per_s", done.stdout)
+
+    def test_a_calibration_carries_profiles_and_its_evidence(self):
+        calibration = json.loads((ROOT / "data/calibrations/h200.json").read_text())
+        entry = {k: v for k, v in self.PROFILE.items() if k != "version"}
+        calibration["profiles"] = [entry, dict(entry, name="other")]
+        calibration["measurement"] = {"runs": [{"any": "thing"}] * 1000}
+        cal = self.write("cal.json", json.dumps(calibration))
+        plan = self.plan(self.fleet("../cal.json#encoder"), "--calibration", cal)
+        self.assertAlmostEqual(plan["summary"]["throughput_per_s"], 25000, delta=1)
+        plan = self.plan(EXAMPLES / "forty-small.yaml", "--calibration", cal)
+        self.assertNotIn("throughput_per_s", plan["summary"])
+        said = self.refusal(INVALID, "plan", self.fleet("../cal.json"))
+        self.assertIn("encoder, other", said)
+
+    def test_a_profile_that_is_not_there_or_wrong_is_refused_with_both_places(self):
+        said = self.refusal(NOT_FOUND, "plan", self.fleet("q.json"))
+        self.assertRegex(said, r"f\.yaml:4:\d+: profile: .*q\.json")
+        self.write("fleets/bad.json", json.dumps(dict(self.PROFILE, steps=0)))
+        said = self.refusal(INVALID, "plan", self.fleet("bad.json"))
+        self.assertRegex(said, r"f\.yaml:4:\d+: profile: bad\.json:1:\d+: .*from 1 to")
+        said = self.refusal(INVALID, "plan", self.fleet("'p.json#encodr'"))
+        self.assertIn("did you mean 'encoder'?", said)
+
+    def test_with_a_load_the_request_is_a_unit_of_the_profile(self):
+        fleet = self.fleet(more=", load: {requests_per_second: 800}, latency: {p99_ms: 5}")
+        replica = self.plan(fleet)["gpus"][0]["partitions"][0]["replicas"][0]
+        self.assertGreaterEqual(replica["prediction"]["service_ms"], 0.25)
+        self.assertIn("latency_ms_p99", replica["prediction"])
+        self.assertNotIn("throughput_per_s", replica["prediction"])
+
+
 class Modes(CommandTest):
     def test_modes_of_a_board_are_compared(self):
         said = json.loads(self.run_sublet("modes", "--board", "a100-80gb", "--json").stdout)
