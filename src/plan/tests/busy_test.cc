@@ -109,6 +109,30 @@ TEST(BusyPlan, EveryModeAloneSaysWhatItWouldGive) {
   EXPECT_FALSE(strategies.at("streams").throughput_per_s.has_value());
 }
 
+TEST(BusyPlan, UncappedMeansUncappedWhereverTheKneeIs) {
+  WorkloadProfile profile = Encoder();
+  profile.points[0].alone_per_s = 4100;  // A tenth of the SMs is all that one copy can use.
+  const Plan plan = PlanFor(FleetOf({Busy("encoder", 40, profile)}, "h200", 1), true);
+  for (const Strategy& strategy : plan.strategies) {
+    if (strategy.name != "mps-uncapped") continue;
+    EXPECT_NEAR(*strategy.throughput_per_s, 10'790, 10);
+  }
+}
+
+TEST(BusyPlan, EachWorkloadGetsTheCapThatSuitsIt) {
+  WorkloadProfile wide = Encoder();  // In small shares a crowd of them does less.
+  wide.points = {{10, 2000, 0.5, 0.5, 4'000, {}, 325_MiB},
+                 {100, 4111, 0.242, 0.242, 10'790, {}, 868_MiB}};
+  const Plan plan =
+      PlanFor(FleetOf({Busy("narrow", 20, Encoder()), Busy("wide", 5, wide)}, "h200", 1));
+  std::map<std::string, int> caps;
+  for (const PlannedReplica& replica : plan.gpus.at(0).partitions.at(0).replicas) {
+    caps[replica.workload] = replica.sm_percent.value_or(0);
+  }
+  EXPECT_EQ(caps.at("narrow"), 10);
+  EXPECT_GT(caps.at("wide"), 50);
+}
+
 TEST(BusyPlan, WithoutBusyReplicasNothingIsSaidOfThroughput) {
   Workload plain = Busy("plain", 3, Encoder());
   plain.compute.measured.reset();

@@ -158,6 +158,19 @@ TEST(Saturation, OneAloneIsNotSlowedInAnyMode) {
   }
 }
 
+TEST(Saturation, TheSoftestOfDifferentNeighboursSetsTheCurveForAll) {
+  BusyKind soft{.unit_ms = 1, .demand = 0.3, .part = 0.3, .sharpness = 1};
+  BusyKind sharp = soft;
+  sharp.sharpness = 20;
+  const double both_soft = UnderMps({soft, soft}, 0)[0].slowdown;
+  EXPECT_DOUBLE_EQ(both_soft, 1.3);
+  EXPECT_NEAR(UnderMps({sharp, sharp}, 0)[0].slowdown, 1, 1e-3);
+  for (const auto& figures : {UnderMps({soft, sharp}, 0), UnderMps({sharp, soft}, 0)}) {
+    EXPECT_DOUBLE_EQ(figures[0].slowdown, both_soft);
+    EXPECT_DOUBLE_EQ(figures[1].slowdown, both_soft);
+  }
+}
+
 TEST(Saturation, TurnsAreTakenStepByStep) {
   // A long unit of many steps does not hold up a short one for longer than a step.
   const std::vector<BusyKind> kinds{{.unit_ms = 10, .steps = 10}, {.unit_ms = 1, .steps = 1}};
