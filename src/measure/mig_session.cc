@@ -457,6 +457,7 @@ Result<MigSession> MigSession::Start(const nvml::Api& api, const std::string& gp
   if (Status cut = state->Cut(); !cut) {
     Error error = std::move(cut).error();
     if (const Status undone = state->Restore(); !undone) {
+      error.code = ErrorCode::kUnavailable;
       error.message += "; then " + undone.error().message;
       error.hint = undone.error().hint;
     }

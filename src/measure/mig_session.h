@@ -15,8 +15,8 @@
 //  - one whose change of MIG mode is pending already;
 //  - a driver without MIG functions, and a user who may not change MIG.
 // Where the mode stays pending, as on boards that would need a reset, it is taken back. Whatever
-// fails half-way, what was done before is undone; where that fails too, the error says what is left
-// and its hint has the commands that finish the work.
+// fails half-way, what was done before is undone; where that fails too, the error is kUnavailable,
+// says what is left, and its hint has the commands that finish the work.
 //
 // What may surprise:
 //  - MIG mode and instances are the driver's, not the process's: a program that is killed while a

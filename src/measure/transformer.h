@@ -21,7 +21,7 @@
 
 namespace sublet {
 
-class Transformer final : public Workload {
+class Transformer final : public LabWorkload {
  public:
   static constexpr int kLayers = 6;
   static constexpr int kTokens = 64;

@@ -75,7 +75,7 @@ class Worker {
   // In the order in which they need each other.
   std::optional<CudaLibrary> cuda_;
   std::optional<CudaContext> context_;
-  std::unique_ptr<Workload> workload_;
+  std::unique_ptr<LabWorkload> workload_;
   std::string workload_name_;
   int streams_ = 0;
 };
@@ -133,8 +133,8 @@ Result<json> Worker::Prepare(const std::string& name, int streams) {
     workload_.reset();  // First, so that there is room for the new one.
     const std::int64_t began_ns = time_.Now();
     ASSIGN_OR_RETURN(workload_,
-                     Workload::Make(*cuda_, context_->device(), name,
-                                    {.streams = streams, .gpu_sm_count = gpu_sm_count_}));
+                     LabWorkload::Make(*cuda_, context_->device(), name,
+                                       {.streams = streams, .gpu_sm_count = gpu_sm_count_}));
     workload_name_ = name;
     streams_ = streams;
     for (int i = 0; i < streams; ++i) {

@@ -28,7 +28,7 @@ constexpr unsigned kGemmTile = 128;
 constexpr unsigned kGemmSharedBytes = 96 << 10;  // Three stages of two 128 x 64 slices.
 
 // The part that is the same for all: a module, streams, and waiting.
-class OnStreams : public Workload {
+class OnStreams : public LabWorkload {
  public:
   Status Wait(int stream) override {
     return cuda_.Check(cuda_.api().stream_synchronize(At(stream)), "waiting for the gpu");
@@ -199,9 +199,9 @@ class Gemm final : public OnStreams {
 };
 
 template <typename T>
-Result<std::unique_ptr<Workload>> Prepared(std::unique_ptr<T> workload, int streams) {
+Result<std::unique_ptr<LabWorkload>> Prepared(std::unique_ptr<T> workload, int streams) {
   RETURN_IF_ERROR(workload->Prepare(streams));
-  return std::unique_ptr<Workload>(std::move(workload));
+  return std::unique_ptr<LabWorkload>(std::move(workload));
 }
 
 }  // namespace
@@ -234,9 +234,10 @@ const WorkloadFacts* FindWorkload(std::string_view name) {
   return it == Workloads().end() ? nullptr : &*it;
 }
 
-Result<std::unique_ptr<Workload>> Workload::Make(const CudaLibrary& cuda, const CudaDevice& device,
-                                                 std::string_view name,
-                                                 const WorkloadOptions& options) {
+Result<std::unique_ptr<LabWorkload>> LabWorkload::Make(const CudaLibrary& cuda,
+                                                       const CudaDevice& device,
+                                                       std::string_view name,
+                                                       const WorkloadOptions& options) {
   const WorkloadFacts* const facts = FindWorkload(name);
   if (facts == nullptr)
     return Fail(ErrorCode::kNotFound, fmt::format("no such workload: {}", name));
@@ -257,7 +258,7 @@ Result<std::unique_ptr<Workload>> Workload::Make(const CudaLibrary& cuda, const 
   return Prepared(std::make_unique<Transformer>(cuda, device), options.streams);
 }
 
-Status Workload::RunUnit(int stream) {
+Status LabWorkload::RunUnit(int stream) {
   RETURN_IF_ERROR(Launch(stream));
   return Wait(stream);
 }

@@ -11,7 +11,7 @@
 //                tokens, batch 1, bf16) as one CUDA graph
 //   transfer     16 MiB in, a kernel over them, 16 MiB out             copies
 //
-//   ASSIGN_OR_RETURN(auto work, Workload::Make(cuda, device, "small", {.streams = 2}));
+//   ASSIGN_OR_RETURN(auto work, LabWorkload::Make(cuda, device, "small", {.streams = 2}));
 //   RETURN_IF_ERROR(work->RunUnit(0));   // launch on stream 0 and wait for it
 //
 // A workload needs a current CUDA context, allocates what it needs once, and frees it when it goes.
@@ -49,14 +49,14 @@ struct WorkloadOptions {
   int gpu_sm_count = 0;  // SMs of the whole GPU; 0: as many as the device shows.
 };
 
-class Workload {
+class LabWorkload {
  public:
   // Fails with kNotFound for an unknown name, kUnavailable where memory is short or the driver
   // refuses the kernels, kUnsupported where this GPU is too old for them.
-  static Result<std::unique_ptr<Workload>> Make(const CudaLibrary& cuda, const CudaDevice& device,
-                                                std::string_view name,
-                                                const WorkloadOptions& options);
-  virtual ~Workload() = default;
+  static Result<std::unique_ptr<LabWorkload>> Make(const CudaLibrary& cuda,
+                                                   const CudaDevice& device, std::string_view name,
+                                                   const WorkloadOptions& options);
+  virtual ~LabWorkload() = default;
 
   // Puts one unit on a stream; does not wait.
   virtual Status Launch(int stream) = 0;

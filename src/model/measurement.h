@@ -145,6 +145,14 @@ struct Measurement {
   const Run* Find(std::string_view id) const;
 };
 
+// What the planner's model expected of a run (plan/forecast.h), to be held against it.
+struct Forecast {
+  std::string run;        // Id of the run.
+  double rate_per_s = 0;  // Of all its tenants together.
+  double latency_ms_p50 = 0;
+  bool given = false;  // The model was fitted to this run: it can only return it.
+};
+
 // Amounts of memory are rounded up to whole MiB, the GPU's own down.
 nlohmann::ordered_json MeasurementToJson(const Measurement& measurement);
 

@@ -157,7 +157,7 @@ TEST_F(KernelsOnGpu, TransformerComputesTheSameForAPartOfTheGpu) {
 TEST_F(KernelsOnGpu, EveryWorkloadRunsOnEveryStream) {
   for (const WorkloadFacts& facts : Workloads()) {
     if (facts.tensor_cores && !context_->device().AtLeast(8, 0)) continue;
-    const auto work = Workload::Make(*cuda_, context_->device(), facts.name, {.streams = 3});
+    const auto work = LabWorkload::Make(*cuda_, context_->device(), facts.name, {.streams = 3});
     ASSERT_TRUE(work.has_value()) << facts.name << ": " << work.error().message;
     for (int stream = 0; stream < 3; ++stream) {
       const Status ran = (*work)->RunUnit(stream);

@@ -366,6 +366,7 @@ void ExpectRestoredOrTold(const Node& node, const std::optional<Error>& error, b
       gpu.mig_enabled == was_on && gpu.mig_pending == was_on && gpu.instances.empty();
   if (as_found) return;
   ASSERT_TRUE(error) << "something is left and nobody says so";
+  EXPECT_THAT(error->code, AnyOf(ErrorCode::kUnavailable, ErrorCode::kConflict));
   if (gpu.mig_enabled != was_on) {
     EXPECT_THAT(error->message, HasSubstr("MIG mode is on"));
     EXPECT_THAT(error->hint, HasSubstr("-mig 0"));
@@ -386,7 +387,8 @@ class EveryCall : public ::testing::TestWithParam<std::tuple<Failure, bool>> {};
 
 TEST_P(EveryCall, IsUndoneOrToldWhereItFails) {
   const auto [failure, was_on] = GetParam();
-  const Node node("a30:1");  // Of all boards that with the fewest instances: the fewest calls.
+  const Node node("a30:1");
+  const MigSessionOptions two_instances{.profile = "2g.12gb", .patience_s = 0};
   const std::string uuid = node.Uuid();
   const nvml::Api api = TroubledApi(node.api());
   int failed_to_start = 0;
@@ -402,7 +404,7 @@ TEST_P(EveryCall, IsUndoneOrToldWhereItFails) {
     std::optional<Error> error;
     bool all_called = false;
     {
-      Result<MigSession> session = MigSession::Start(api, uuid, kNoPatience);
+      Result<MigSession> session = MigSession::Start(api, uuid, two_instances);
       if (!session) {
         error = session.error();
         ++failed_to_start;
