@@ -29,6 +29,8 @@ int Main(int argc, char** argv) {
   program.app.require_subcommand(1);
   AddInspectVerb(program);
   AddModesVerb(program);
+  AddMeasureVerb(program);
+  AddProfileVerb(program);
   AddPlanVerb(program);
   AddRenderVerb(program);
   AddMigVerb(program);

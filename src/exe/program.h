@@ -34,6 +34,8 @@ bool WantsColour();
 
 void AddInspectVerb(Program& program);
 void AddModesVerb(Program& program);
+void AddMeasureVerb(Program& program);
+void AddProfileVerb(Program& program);
 void AddPlanVerb(Program& program);
 void AddRenderVerb(Program& program);
 void AddMigVerb(Program& program);

@@ -1,5 +1,6 @@
 #include "exe/this_node.h"
 
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -9,6 +10,7 @@
 #include "base/files.h"
 #include "inventory/nvml_library.h"
 #include "inventory/take.h"
+#include "measure/cuda_library.h"
 #include "model/document.h"
 
 namespace sublet {
@@ -27,9 +29,34 @@ std::string ProgramFolder() {
 
 }  // namespace
 
+Result<SimulatedNode> SimulatedNode::Start(const std::string& preset) {
+  std::string folder = (std::filesystem::temp_directory_path() / "sublet-sim-XXXXXX").string();
+  if (::mkdtemp(folder.data()) == nullptr) return FailFromErrno(errno, "making " + folder);
+  SimulatedNode simulation;
+  simulation.state_ = folder;
+  // The simulated driver is told by the environment which node to play.
+  ::setenv("SUBLET_SIM", preset.c_str(), 1);
+  ::setenv("SUBLET_SIM_STATE", folder.c_str(), 1);
+  return simulation;
+}
+
+SimulatedNode::~SimulatedNode() {
+  if (state_.empty()) return;
+  std::error_code ignored;
+  std::filesystem::remove_all(state_, ignored);
+}
+
+std::string NvmlPath(const std::string& flag) {
+  return FindNvml(flag, ProcessEnvironment, ProgramFolder());
+}
+
+std::string CudaPath(const std::string& flag) {
+  return FindCuda(flag, ProcessEnvironment, ProgramFolder());
+}
+
 Result<Inventory> TakeThisNode(const ThisNode& options) {
   TakeOptions take;
-  take.nvml_path = FindNvml(options.nvml, ProcessEnvironment, ProgramFolder());
+  take.nvml_path = NvmlPath(options.nvml);
   take.patience = std::chrono::milliseconds(static_cast<std::int64_t>(options.timeout_s * 1000));
   return TakeInventory(take, ProcessEnvironment);
 }
