@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include <atomic>
-#include <climits>
 
 #include "guard/copy_traffic.h"
 #include "guard/counters.h"
@@ -113,7 +112,10 @@ using Flags = unsigned long long;
 using Sizes = const std::size_t*;
 using Addresses = const DeviceAddress*;
 
-constexpr int kAlways = INT_MAX;
+// A program that asks for a function as a release has it that is newer than this file may get
+// another signature under the old name, so that is passed on. The CUDA runtime asks for each in the
+// version of its last change, whatever its own.
+constexpr int kBefore = 14000;
 
 }  // namespace
 }  // namespace sublet::guard
@@ -169,61 +171,61 @@ constexpr int kAlways = INT_MAX;
   X(name##suffix, "", 0, 0, policy, __VA_ARGS__)
 
 #define SUBLET_COPIES(X)                                                                           \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyHtoD_v2, _ptds, "cuMemcpyHtoD", 3020, kAlways,                    \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyHtoD_v2, _ptds, "cuMemcpyHtoD", 3020, kBefore,                    \
                       IN_SYNC, SUBLET_H_TO_D)                                                      \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyHtoDAsync_v2, _ptsz, "cuMemcpyHtoDAsync", 3020, kAlways,          \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyHtoDAsync_v2, _ptsz, "cuMemcpyHtoDAsync", 3020, kBefore,          \
                       IN_ASYNC, SUBLET_H_TO_D_ASYNC)                                               \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyDtoH_v2, _ptds, "cuMemcpyDtoH", 3020, kAlways,                    \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyDtoH_v2, _ptds, "cuMemcpyDtoH", 3020, kBefore,                    \
                       OUT_SYNC, SUBLET_D_TO_H)                                                     \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyDtoHAsync_v2, _ptsz, "cuMemcpyDtoHAsync", 3020, kAlways,          \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyDtoHAsync_v2, _ptsz, "cuMemcpyDtoHAsync", 3020, kBefore,          \
                       OUT_ASYNC, SUBLET_D_TO_H_ASYNC)                                              \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyHtoA_v2, _ptds, "cuMemcpyHtoA", 3020, kAlways,                    \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyHtoA_v2, _ptds, "cuMemcpyHtoA", 3020, kBefore,                    \
                       IN_SYNC, SUBLET_H_TO_A)                                                      \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyHtoAAsync_v2, _ptsz, "cuMemcpyHtoAAsync", 3020, kAlways,          \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyHtoAAsync_v2, _ptsz, "cuMemcpyHtoAAsync", 3020, kBefore,          \
                       IN_ASYNC, SUBLET_H_TO_A_ASYNC)                                               \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyAtoH_v2, _ptds, "cuMemcpyAtoH", 3020, kAlways,                    \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyAtoH_v2, _ptds, "cuMemcpyAtoH", 3020, kBefore,                    \
                       OUT_SYNC, SUBLET_A_TO_H)                                                     \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyAtoHAsync_v2, _ptsz, "cuMemcpyAtoHAsync", 3020, kAlways,          \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyAtoHAsync_v2, _ptsz, "cuMemcpyAtoHAsync", 3020, kBefore,          \
                       OUT_ASYNC, SUBLET_A_TO_H_ASYNC)                                              \
-  SUBLET_BOTH_STREAMS(X, cuMemcpy, _ptds, "cuMemcpy", 4000, kAlways, ANY_SYNC, SUBLET_ANY)         \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyAsync, _ptsz, "cuMemcpyAsync", 4000, kAlways,                     \
+  SUBLET_BOTH_STREAMS(X, cuMemcpy, _ptds, "cuMemcpy", 4000, kBefore, ANY_SYNC, SUBLET_ANY)         \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyAsync, _ptsz, "cuMemcpyAsync", 4000, kBefore,                     \
                       ANY_ASYNC, SUBLET_ANY_ASYNC)                                                 \
-  SUBLET_BOTH_STREAMS(X, cuMemcpy2D_v2, _ptds, "cuMemcpy2D", 3020, kAlways, ANY_SYNC, SUBLET_2D)   \
-  SUBLET_BOTH_STREAMS(X, cuMemcpy2DUnaligned_v2, _ptds, "cuMemcpy2DUnaligned", 3020, kAlways,      \
+  SUBLET_BOTH_STREAMS(X, cuMemcpy2D_v2, _ptds, "cuMemcpy2D", 3020, kBefore, ANY_SYNC, SUBLET_2D)   \
+  SUBLET_BOTH_STREAMS(X, cuMemcpy2DUnaligned_v2, _ptds, "cuMemcpy2DUnaligned", 3020, kBefore,      \
                       ANY_SYNC, SUBLET_2D)                                                         \
-  SUBLET_BOTH_STREAMS(X, cuMemcpy2DAsync_v2, _ptsz, "cuMemcpy2DAsync", 3020, kAlways,              \
+  SUBLET_BOTH_STREAMS(X, cuMemcpy2DAsync_v2, _ptsz, "cuMemcpy2DAsync", 3020, kBefore,              \
                       ANY_ASYNC, SUBLET_2D_ASYNC)                                                  \
-  SUBLET_BOTH_STREAMS(X, cuMemcpy3D_v2, _ptds, "cuMemcpy3D", 3020, kAlways, ANY_SYNC, SUBLET_3D)   \
-  SUBLET_BOTH_STREAMS(X, cuMemcpy3DAsync_v2, _ptsz, "cuMemcpy3DAsync", 3020, kAlways,              \
+  SUBLET_BOTH_STREAMS(X, cuMemcpy3D_v2, _ptds, "cuMemcpy3D", 3020, kBefore, ANY_SYNC, SUBLET_3D)   \
+  SUBLET_BOTH_STREAMS(X, cuMemcpy3DAsync_v2, _ptsz, "cuMemcpy3DAsync", 3020, kBefore,              \
                       ANY_ASYNC, SUBLET_3D_ASYNC)                                                  \
   SUBLET_BOTH_STREAMS(X, cuMemcpyBatchAsync, _ptsz, "cuMemcpyBatchAsync", 12080, 13000,            \
                       ANY_ASYNC, SUBLET_BATCH_V1)                                                  \
-  SUBLET_BOTH_STREAMS(X, cuMemcpyBatchAsync_v2, _ptsz, "cuMemcpyBatchAsync", 13000, kAlways,       \
+  SUBLET_BOTH_STREAMS(X, cuMemcpyBatchAsync_v2, _ptsz, "cuMemcpyBatchAsync", 13000, kBefore,       \
                       ANY_ASYNC, SUBLET_BATCH_V2)
 
 #define SUBLET_EVERYTHING(X)                                                                       \
-  SUBLET_BOTH_STREAMS(X, cuLaunchKernel, _ptsz, "cuLaunchKernel", 4000, kAlways,                   \
+  SUBLET_BOTH_STREAMS(X, cuLaunchKernel, _ptsz, "cuLaunchKernel", 4000, kBefore,                   \
                       CountLaunch, SUBLET_LAUNCH)                                                  \
-  SUBLET_BOTH_STREAMS(X, cuLaunchKernelEx, _ptsz, "cuLaunchKernelEx", 11060, kAlways,              \
+  SUBLET_BOTH_STREAMS(X, cuLaunchKernelEx, _ptsz, "cuLaunchKernelEx", 11060, kBefore,              \
                       CountLaunch, SUBLET_LAUNCH_EX)                                               \
   SUBLET_BOTH_STREAMS(X, cuLaunchCooperativeKernel, _ptsz, "cuLaunchCooperativeKernel", 9000,      \
-                      kAlways, CountLaunch, SUBLET_COOPERATIVE)                                    \
-  SUBLET_BOTH_STREAMS(X, cuGraphLaunch, _ptsz, "cuGraphLaunch", 10000, kAlways,                    \
+                      kBefore, CountLaunch, SUBLET_COOPERATIVE)                                    \
+  SUBLET_BOTH_STREAMS(X, cuGraphLaunch, _ptsz, "cuGraphLaunch", 10000, kBefore,                    \
                       CountLaunch, SUBLET_GRAPH)                                                   \
-  SUBLET_BOTH_STREAMS(X, cuStreamSynchronize, _ptsz, "cuStreamSynchronize", 2000, kAlways,         \
+  SUBLET_BOTH_STREAMS(X, cuStreamSynchronize, _ptsz, "cuStreamSynchronize", 2000, kBefore,         \
                       CountWait, SUBLET_HANDLE)                                                    \
-  X(cuEventSynchronize, "cuEventSynchronize", 2000, kAlways, CountWait, SUBLET_HANDLE)             \
+  X(cuEventSynchronize, "cuEventSynchronize", 2000, kBefore, CountWait, SUBLET_HANDLE)             \
   X(cuCtxSynchronize, "cuCtxSynchronize", 2000, 13000, CountWait, SUBLET_NOTHING)                  \
-  X(cuCtxSynchronize_v2, "cuCtxSynchronize", 13000, kAlways, CountWait, SUBLET_HANDLE)             \
-  X(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", 7000, kAlways, CountContext,             \
+  X(cuCtxSynchronize_v2, "cuCtxSynchronize", 13000, kBefore, CountWait, SUBLET_HANDLE)             \
+  X(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", 7000, kBefore, CountContext,             \
     SUBLET_RETAIN)                                                                                 \
   X(cuCtxCreate_v2, "cuCtxCreate", 3020, 11040, CountContext, SUBLET_CREATE_V2)                    \
   X(cuCtxCreate_v3, "cuCtxCreate", 11040, 12050, CountContext, SUBLET_CREATE_V3)                   \
-  X(cuCtxCreate_v4, "cuCtxCreate", 12050, kAlways, CountContext, SUBLET_CREATE_V4)                 \
+  X(cuCtxCreate_v4, "cuCtxCreate", 12050, kBefore, CountContext, SUBLET_CREATE_V4)                 \
   SUBLET_COPIES(X)                                                                                 \
   SUBLET_BOTH_STREAMS(X, cuGetProcAddress, _ptsz, "cuGetProcAddress", 11030, 12000,                \
                       WrapWhatIsFound, SUBLET_PROC_V1)                                             \
-  SUBLET_BOTH_STREAMS(X, cuGetProcAddress_v2, _ptsz, "cuGetProcAddress", 12000, kAlways,           \
+  SUBLET_BOTH_STREAMS(X, cuGetProcAddress_v2, _ptsz, "cuGetProcAddress", 12000, kBefore,           \
                       WrapWhatIsFound, SUBLET_PROC_V2)
 // clang-format on
 

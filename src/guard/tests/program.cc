@@ -95,6 +95,10 @@ void ByProcAddress() {
   ExpectLaunched(2);
   EXPECT(find("cuCtxSynchronize", &found, 2000, 0, &status) == 0);
   EXPECT(reinterpret_cast<WaitForAll>(found)() == 0);
+  // A release that nobody knew when the guard was written may have changed the arguments.
+  EXPECT(find("cuLaunchKernel", &found, 14000, 0, &status) == 0);
+  EXPECT(LaunchWith(reinterpret_cast<Launch>(found)) == 0);
+  ExpectLaunched(3);
   // What is not there is said not to be there, in the driver's own words.
   EXPECT(find("cuNothing", &found, 13000, 0, &status) == 500 && status == 1 && found == nullptr);
   // The finder finds itself, in the version asked for, and what that finds is counted too.
