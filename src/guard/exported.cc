@@ -285,9 +285,13 @@ const Known* FindExported(const char* name) {
 
 AnyFunction WrapProcAddress(const char* symbol, int version, AnyFunction found) {
   for (const Known& known : kKnown) {
-    const bool asked =
-        ::strcmp(known.asked, symbol) == 0 && version >= known.from && version < known.before;
-    if (asked || ::strcmp(known.exported, symbol) == 0) return known.wrap(found);
+    const bool by_version = ::strcmp(known.asked, symbol) == 0;
+    // A name with its own suffix is of one signature, whatever the version.
+    const bool by_name = !by_version && ::strcmp(known.exported, symbol) == 0 &&
+                         ::strcmp(known.exported, known.asked) != 0;
+    if (by_name || (by_version && version >= known.from && version < known.before)) {
+      return known.wrap(found);
+    }
   }
   return found;
 }
