@@ -1,7 +1,8 @@
 // inventory/nvml_mig.h
 //
-// The MIG part of a GPU's description: profiles on offer, instances that exist. nvml_source.cc fills
-// an Inventory with it; who changes MIG reads back with it. What the driver doesn't tell is absent.
+// The MIG part of a GPU's description: profiles on offer, instances that exist. nvml_source.cc
+// fills an Inventory with it; who changes MIG reads back with it. What the driver doesn't tell is
+// absent.
 #pragma once
 
 #include "inventory/nvml_library.h"
