@@ -221,12 +221,19 @@ std::int64_t CardClock::RunPartition(CardPartition& partition, std::size_t first
 
 std::int64_t CardClock::RunCopies() {
   std::int64_t next_ns = kNever;
+  for (CardGpu& gpu : table_.gpus) {
+    if (!gpu.partitions[0].used) break;
+    gpu.bus_in = gpu.bus_out = 0;
+  }
   for (const Head& head : copies_) {
     const auto sharers = std::ranges::count_if(copies_, [&](const Head& other) {
       return other.context->gpu == head.context->gpu && other.item->kind == head.item->kind;
     });
     const double speed = 1 / (head.item->work.full_ns * static_cast<double>(sharers));
     next_ns = std::min(next_ns, SetSpeed(*head.item, speed));
+    CardGpu& gpu = table_.gpus[head.context->gpu];
+    (head.item->kind == ItemKind::kCopyIn ? gpu.bus_in : gpu.bus_out) +=
+        speed * head.item->work.bytes;
   }
   return next_ns;
 }
@@ -298,6 +305,7 @@ void CardClock::Complete(CardProcess& process, CardStream& stream) {
   if (item.kind == ItemKind::kRecord && process.events[item.event].number == item.number) {
     process.events[item.event].time_ns = table_.now_ns;
   }
+  if (item.kind == ItemKind::kKernel) process.sm_ns += item.work.sm_ns;
   item.state = ItemState::kFree;
   --process.outstanding;
   table_.changed = true;

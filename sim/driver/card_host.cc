@@ -23,8 +23,6 @@
 namespace sublet::sim {
 namespace {
 
-constexpr std::uint32_t kMagic = 0x5CA2D001;
-
 // How often someone who sleeps looks whether those it waits for are still alive.
 constexpr std::int64_t kLookAfterNs = 20'000'000;
 // Sleeping and waking takes the kernel about this long; a paced wait that is shorter spins.
@@ -49,27 +47,6 @@ const Board* BoardOf(const SimGpu& gpu) {
   return board ? *board : nullptr;
 }
 
-// Watts at rest and at work. The data sheets' limits for those of which one is known to us; an
-// unknown board is taken for a card in a PCIe slot.
-void SetPowerOf(const SimGpu& gpu, CardGpu& card) {
-  struct Row {
-    std::string_view board;
-    double idle_w;
-    double busy_w;
-  };
-  constexpr Row kRows[] = {{"h200", 75, 700},   {"h100", 70, 700}, {"b200", 120, 1000},
-                           {"b300", 130, 1200}, {"a100", 55, 400}, {"a30", 30, 165},
-                           {"l40", 35, 300},    {"l4", 17, 72}};
-  card.idle_w = 40;
-  card.busy_w = 300;
-  for (const Row& row : kRows) {
-    if (!std::string_view(gpu.facts.board).starts_with(row.board)) continue;
-    card.idle_w = row.idle_w;
-    card.busy_w = row.busy_w;
-    return;
-  }
-}
-
 // What an earlier life of the file has counted stays, as counters of a card do.
 void StartAfresh(CardTable& table, const SimNode& node) {
   table.magic = 0;
@@ -90,17 +67,34 @@ void StartAfresh(CardTable& table, const SimNode& node) {
     const SimGpu& gpu = node.gpus[i];
     CardGpu& card = table.gpus[i];
     for (CardPartition& partition : card.partitions) partition = {};
-    SetPowerOf(gpu, card);
-    card.power_w = card.idle_w;
+    const PowerFigures power = PowerOf(gpu);
+    card.idle_w = card.power_w = power.idle_w;
+    card.busy_w = power.busy_w;
     card.is_busy = false;
     card.partitions[0].used = true;
     card.partitions[0].facts = FactsOf(BoardOf(gpu), gpu.facts.sm_count.value_or(132));
   }
   table.size = sizeof(CardTable);
-  table.magic = kMagic;
+  table.magic = kCardsMagic;
 }
 
 }  // namespace
+
+// The data sheets' limits, for those boards of which we know one; any other is taken for a card in
+// a PCIe slot.
+PowerFigures PowerOf(const SimGpu& gpu) {
+  struct Row {
+    std::string_view board;
+    PowerFigures power;
+  };
+  constexpr Row kRows[] = {{"h200", {75, 700}},   {"h100", {70, 700}}, {"b200", {120, 1000}},
+                           {"b300", {130, 1200}}, {"a100", {55, 400}}, {"a30", {30, 165}},
+                           {"l40", {35, 300}},    {"l4", {17, 72}}};
+  for (const Row& row : kRows) {
+    if (std::string_view(gpu.facts.board).starts_with(row.board)) return row.power;
+  }
+  return {40, 300};
+}
 
 std::string CardsPath(const std::string& folder, const SimNode& node) {
   return fmt::format("{}/{}.cards", folder, node.key);
@@ -209,6 +203,8 @@ CardProcess* CardHost::Attach() {
     // What an earlier owner left; the two atomics stay, since a waker may still hold their address.
     process.keeps_time = process.holds = process.held = false;
     process.local_ns = 0;
+    process.begun_ns = table_->now_ns;
+    process.sm_ns = 0;
     process.waiting = process.outstanding = process.free_hint = 0;
     process.last_number = process.busy_streams = 0;
     std::ranges::fill(process.contexts, CardContext{});

@@ -27,6 +27,15 @@
 
 namespace sublet::sim {
 
+inline constexpr std::uint32_t kCardsMagic = 0x5CA2D002;  // Changes with the table's meaning.
+
+// Watts at rest, and at most.
+struct PowerFigures {
+  double idle_w = 0;
+  double busy_w = 0;
+};
+PowerFigures PowerOf(const SimGpu& gpu);
+
 // Where the node's shared cards lie.
 std::string CardsPath(const std::string& folder, const SimNode& node);
 

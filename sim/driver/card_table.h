@@ -101,6 +101,8 @@ struct CardProcess {
   std::int64_t local_ns = 0;
   std::int32_t waiting = 0;  // Entries of `waits`.
 
+  std::int64_t begun_ns = 0;
+  double sm_ns = 0;  // SM time of the kernels that it has finished.
   std::uint64_t last_number = 0;
   std::int32_t outstanding = 0;
   std::int32_t free_hint = 0;
@@ -134,6 +136,8 @@ struct CardGpu {
   double busy_w = 0;
   double power_w = 0;
   bool is_busy = false;
+  double bus_in = 0;  // Bytes a nanosecond, now.
+  double bus_out = 0;
   std::atomic<double> energy_mj;
   std::atomic<double> busy_ns;  // Time in which some kernel ran.
 };

@@ -40,8 +40,8 @@ std::optional<FaultRule> ParseRule(std::string_view text) {
   if (kind == "fail" || kind == "hang") {
     const bool fail = kind == "fail";
     const std::size_t fixed = fail ? 2 : 1;  // Words before the number of the call.
-    if (count < fixed || count > fixed + 1 || !words[0].starts_with("nvml") ||
-        !all_numbers_from(1)) {
+    const bool known = words[0].starts_with("nvml") || words[0].starts_with("cu");
+    if (count < fixed || count > fixed + 1 || !known || !all_numbers_from(1)) {
       return std::nullopt;
     }
     rule.kind = fail ? FaultRule::Kind::kFail : FaultRule::Kind::kHang;

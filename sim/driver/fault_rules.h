@@ -9,7 +9,7 @@
 //   xid=0:79                          XID 79 happens on GPU 0
 //   xid=0:31:7:0                      ... in GPU instance 7, compute instance 0
 //
-// Several rules are separated by ';'.
+// Functions of CUDA (cuMemAlloc_v2) go as well as NVML's. Several rules are separated by ';'.
 //
 // Thread safety: values.
 #pragma once
