@@ -6,7 +6,7 @@
 #include <array>
 #include <chrono>
 #include <cstring>
-#include <numeric>
+#include <fstream>
 
 #include "cuda_crowd.h"
 #include "inventory/nvml_api.h"
@@ -182,6 +182,47 @@ TEST(CudaApi, NvmlShowsTheProcessAndWhatItDraws) {
     EXPECT_EQ(count, 1U);
     EXPECT_NEAR(samples[0].sm, 92, 3);
   });
+}
+
+// Two instances of the smallest profile on the node's GPU; their UUIDs go into `path`, a line each.
+int CutInTwo(const std::string& path) {
+  nvml::Device device = nullptr;
+  nvml::Return activation = nvml::kUnknown;
+  int errors = CallNvml("nvmlInit_v2");
+  errors += CallNvml("nvmlDeviceGetHandleByIndex_v2", 0U, &device);
+  errors += CallNvml("nvmlDeviceSetMigMode", device, nvml::kMigEnable, &activation);
+  std::ofstream out(path);
+  for (unsigned i = 0; i < 2; ++i) {
+    nvml::GpuInstance instance = nullptr;
+    nvml::ComputeInstance compute = nullptr;
+    errors += CallNvml("nvmlDeviceCreateGpuInstance", device, 19U, &instance);
+    errors += CallNvml("nvmlGpuInstanceCreateComputeInstance", instance, 0U, &compute);
+  }
+  for (unsigned i = 0; i < 2; ++i) {
+    nvml::Device mig = nullptr;
+    std::array<char, 96> uuid{};
+    errors += CallNvml("nvmlDeviceGetMigDeviceHandleByIndex", device, i, &mig);
+    errors += CallNvml("nvmlDeviceGetUUID", mig, uuid.data(), 96U);
+    out << uuid.data() << "\n";
+  }
+  return errors;
+}
+
+TEST(CudaApi, MigDevicesRunBesideEachOther) {
+  CudaCrowd crowd("h200");
+  const std::string path = crowd.folder() + "/uuids";
+  int status = -1;
+  ::waitpid(crowd.Start({}, [&] { return CutInTwo(path); }), &status, 0);
+  ASSERT_EQ(status, 0);
+  std::ifstream in(path);
+  std::vector<Member> members(2, {.work = "big"});
+  for (Member& member : members) std::getline(in, member.variables["CUDA_VISIBLE_DEVICES"]);
+  ASSERT_THAT(members[0].variables["CUDA_VISIBLE_DEVICES"], ::testing::StartsWith("MIG-"));
+  for (const Figures* one : crowd.Run(members)) {
+    EXPECT_EQ(one->error, 0);
+    EXPECT_EQ(one->sm_count, 16);
+    EXPECT_NEAR(one->rate, 2391, 50) << "as alone: eight blocks for each of its own SMs";
+  }
 }
 
 TEST(CudaApi, RefusesWhatIsNoKernel) {

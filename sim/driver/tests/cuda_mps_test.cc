@@ -253,6 +253,29 @@ TEST(CudaMps, DefaultsHoldForServersThatStartLater) {
   EXPECT_EQ(crowd.Run({Client(mps, "small", "90")}, 1)[0]->sm_count, 66) << "the smaller holds";
 }
 
+TEST(CudaMps, MemoryEndsAtTheLimitWithTheContextCountedIn) {
+  CudaCrowd crowd("h200");
+  const Mps mps(crowd, "a");
+  mps.Ask("set_default_device_pinned_mem_limit 0 600M");
+  std::map<std::string, std::string> variables = mps.variables();
+  variables["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = "10";
+  const int pid = crowd.Start(variables, [] {
+    const SimCuda cuda;
+    cuda::Context context = nullptr;
+    cuda::DevicePointer pointer = 0;
+    cuda.init(0);
+    cuda.context_retain(&context, 0);
+    cuda.context_set_current(context);
+    int pieces = 0;
+    while (cuda.memory_alloc(&pointer, 2 << 20) == cuda::kSuccess) ++pieces;
+    return pieces & 0xFF;
+  });
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  // 14 SMs' context has 78 MiB, which leaves 261 pieces of 2 MiB.
+  EXPECT_EQ(WEXITSTATUS(status), 261 & 0xFF);
+}
+
 TEST(MpsClientLimits, AListThatNamesAnAbsentDeviceDropsAllLimits) {
   MpsGrant grant{.memory_limit = 600_MiB};
   ApplyClientLimits(nullptr, "0=500M", 0, 1, grant);
