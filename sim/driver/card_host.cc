@@ -27,8 +27,6 @@ namespace {
 constexpr std::int64_t kLookAfterNs = 20'000'000;
 // Sleeping and waking takes the kernel about this long; a paced wait that is shorter spins.
 constexpr std::int64_t kSpinNs = 150'000;
-// Another process that keeps time often needs only a few microseconds until its own next wait.
-constexpr int kSpinRounds = 2'000;
 
 std::int64_t MachineNs() {
   timespec now{};
@@ -223,13 +221,16 @@ CardProcess* CardHost::Attach() {
 }
 
 CardProcess* CardHost::FindProcess(int pid) {
-  for (CardProcess& process : table_->processes) {
-    if (process.used && process.pid == pid) {
-      if (StartTimeOf(pid) == process.started) return &process;
+  CardProcess* found = nullptr;
+  clock_.ForEachProcess([&](CardProcess& process) {
+    if (process.pid != pid) return;
+    if (StartTimeOf(pid) == process.started) {
+      found = &process;
+    } else {
       clock_.Forget(process);  // An earlier process of that number.
     }
-  }
-  return nullptr;
+  });
+  return found;
 }
 
 void CardHost::Detach(CardProcess& process) {
@@ -239,9 +240,9 @@ void CardHost::Detach(CardProcess& process) {
 }
 
 void CardHost::Reap() {
-  for (CardProcess& process : table_->processes) {
-    if (process.used && StartTimeOf(process.pid) != process.started) clock_.Forget(process);
-  }
+  clock_.ForEachProcess([&](CardProcess& process) {
+    if (StartTimeOf(process.pid) != process.started) clock_.Forget(process);
+  });
 }
 
 // ---- time ---------------------------------------------------------------------------------------
@@ -332,10 +333,6 @@ void CardHost::Wait(CardProcess& process, CardWait wait) {
 }
 
 void CardHost::SleepUntilWoken(CardProcess& process, std::uint32_t seen, std::int64_t sleep_ns) {
-  for (int i = 0; i < kSpinRounds; ++i) {
-    if (process.wake.load(std::memory_order_relaxed) != seen) return;
-    __builtin_ia32_pause();
-  }
   if (sleep_ns <= kSpinNs) {
     ::sched_yield();
     return;
