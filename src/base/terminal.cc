@@ -41,11 +41,14 @@ std::string PaddedLeft(std::string_view text, int width) {
 }
 
 std::string Grouped(double number) {
-  std::string digits = fmt::format("{:.0f}", std::abs(number));
-  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) {
-    digits.insert(static_cast<std::size_t>(at), ",");
+  const std::string digits = fmt::format("{:.0f}", std::abs(number));
+  std::string out;
+  if (number <= -0.5) out += '-';
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) out += ',';
+    out += digits[i];
   }
-  return number <= -0.5 ? "-" + digits : digits;
+  return out;
 }
 
 std::string ThreeDigits(double number) {

@@ -130,7 +130,6 @@ constexpr int kBefore = 14000;
 #define SUBLET_LAUNCH_EX (const void* a, void* b, void** c, void** d), (a, b, c, d)
 #define SUBLET_GRAPH (void* a, void* b), (a, b)
 #define SUBLET_HANDLE (void* a), (a)
-#define SUBLET_NOTHING (), ()
 #define SUBLET_H_TO_D (DeviceAddress a, const void* b, std::size_t c), (a, b, c)
 #define SUBLET_H_TO_D_ASYNC                                                                        \
   (DeviceAddress a, const void* b, std::size_t c, void* d), (a, b, c, d)
@@ -215,8 +214,8 @@ constexpr int kBefore = 14000;
   SUBLET_BOTH_STREAMS(X, cuStreamSynchronize, _ptsz, "cuStreamSynchronize", 2000, kBefore,         \
                       CountWait, SUBLET_HANDLE)                                                    \
   X(cuEventSynchronize, "cuEventSynchronize", 2000, kBefore, CountWait, SUBLET_HANDLE)             \
-  X(cuCtxSynchronize, "cuCtxSynchronize", 2000, 13000, CountWait, SUBLET_NOTHING)                  \
-  X(cuCtxSynchronize_v2, "cuCtxSynchronize", 13000, kBefore, CountWait, SUBLET_HANDLE)             \
+  X(cuCtxSynchronize, "cuCtxSynchronize", 2000, kBefore, CountWait, SUBLET_HANDLE)                 \
+  X(cuCtxSynchronize_v2, "cuCtxSynchronize_v2", 2000, kBefore, CountWait, SUBLET_HANDLE)           \
   X(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", 7000, kBefore, CountContext,             \
     SUBLET_RETAIN)                                                                                 \
   X(cuCtxCreate_v2, "cuCtxCreate", 3020, 11040, CountContext, SUBLET_CREATE_V2)                    \

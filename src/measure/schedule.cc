@@ -138,7 +138,7 @@ class Maker {
     trial.id = std::move(id);
     trial.series = std::move(series);
     for (int i = 0; i < count; ++i) trial.parts.push_back({i, workload});
-    trial.window_ms = (Full() ? 250.0 : 40.0) * (count > 8 ? 3 : 1);
+    trial.window_ms = (Full() ? 200.0 : 40.0) * (count > 8 ? 2.5 : 1);
     return trial;
   }
 

@@ -46,8 +46,8 @@ const EnumWords<LabPart>& LabPartWords();  // "streams", "time-slicing", "mps", 
 
 struct LabRequest {
   Effort effort = Effort::kQuick;
-  std::vector<LabPart> only;  // Empty: all but faults.
-  bool faults = false;        // Also let tenants misbehave.
+  std::vector<LabPart> only = {};  // Empty: all but faults.
+  bool faults = false;             // Also let tenants misbehave.
   std::uint64_t seed = 1;
 };
 
