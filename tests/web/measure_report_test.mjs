@@ -76,7 +76,7 @@ test("everything that was measured has its section, in the order of the question
 test("every chart is an image with words, and stands before a table of its figures", async () => {
   await withReport(readSample("measured-h200"), {}, async (page) => {
     await drawn(page);
-    assert.equal(await chartsOf(page).count(), 10 + 3 + 2 + 1 + 1);
+    assert.equal(await chartsOf(page).count(), 10 + (3 + 3) + 2 + 1 + 1);
     const words = await chartsOf(page).evaluateAll((all) =>
       all.map((svg) => svg.getAttribute("aria-label")),
     );

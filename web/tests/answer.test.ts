@@ -85,9 +85,28 @@ describe("the answer", () => {
 describe("how many fit", () => {
   it("is what the memory holds, and not more than MPS serves", () => {
     const fit = (fields: object) => answer(lab(forty, { memory_mib: 20_000, ...fields }))!.fit;
-    expect(fit({})).toEqual({ replicas: 50, byMemory: 50 });
-    expect(fit({ device_reserve_mib: 1000 })).toEqual({ replicas: 47, byMemory: 47 });
-    expect(fit({ mps_clients_max: 48 })).toEqual({ replicas: 48, byMemory: 50, byClients: 48 });
+    expect(fit({})).toMatchObject({ replicas: 50, byMemory: 50 });
+    expect(fit({ device_reserve_mib: 1000 })).toMatchObject({ replicas: 47, byMemory: 47 });
+    expect(fit({ mps_clients_max: 48 })).toEqual({
+      replicas: 48,
+      byMemory: 50,
+      byClients: 48,
+      probed: true,
+    });
+  });
+
+  it("is limited by the clients that the calibration says where the lab didn't count them", () => {
+    const calibration = {
+      source: "",
+      switch_ms: 0,
+      mps_service_factor: 1,
+      mps_clients_max: 45,
+      contexts: [],
+      device_reserve_mib: 0,
+    };
+    const document = lab(forty, {}, { calibration });
+    expect(answer(document)!.fit).toMatchObject({ replicas: 45, probed: false });
+    expect(keyFigures(document)[0]!.note).toContain("45 clients (not probed here)");
   });
 
   it("is never less than what ran", () => {

@@ -48,9 +48,9 @@ describe("the curves", () => {
     expect(first!.workload).toBe("transformer");
     expect(first!.ways.map(({ way, runs: list }) => [wayName(way), list.map((r) => r.id)])).toEqual(
       [
+        ["Time-slicing", ["d"]],
         ["MPS", ["b", "a"]],
         ["MPS at 10\u00a0% of the SMs", ["c"]],
-        ["Time-slicing", ["d"]],
       ],
     );
     expect(second!.workload).toBe("small");
@@ -113,6 +113,50 @@ describe("the sweep", () => {
     ]);
     expect(sweep!.crowds.map((c) => [c.tenants, c.points.map((p) => p.rate)])).toEqual([
       [40, [26, 10]],
+    ]);
+  });
+
+  it("takes the points that the curves have already, of the same crowds only", () => {
+    const shape = (series: string, count: number, rate: number, cap?: number) =>
+      run(`${series}/${cap}/x${count}`, "mps", "transformer", {
+        series,
+        count,
+        rate,
+        ...(cap !== undefined && { cap }),
+      });
+    const [sweep] = sweeps(
+      lab([
+        shape("scaling", 1, 4),
+        shape("scaling", 8, 9),
+        shape("scaling", 16, 10),
+        shape("scaling", 16, 25, 10),
+        shape("sm-sweep", 1, 3.9, 25),
+        shape("sm-sweep", 16, 20, 25),
+        { ...shape("scaling", 16, 1, 50), servers: 2 },
+      ]),
+    );
+    expect(sweep!.alone.map((p) => [p.cap, p.rate])).toEqual([
+      [25, 3.9],
+      [100, 4],
+    ]);
+    expect(sweep!.crowds).toHaveLength(1);
+    expect(sweep!.crowds[0]!.points.map((p) => [p.cap, p.rate])).toEqual([
+      [10, 25],
+      [25, 20],
+      [100, 10],
+    ]);
+  });
+
+  it("has the point without a cap from the profile where no run is it", () => {
+    const swept = run("mps-10/encoder/x1", "mps", "encoder", {
+      series: "sm-sweep",
+      cap: 10,
+      rate: 79,
+    });
+    const [sweep] = sweeps(lab([swept], {}, { calibration }));
+    expect(sweep!.alone.map((p) => [p.cap, p.rate])).toEqual([
+      [10, 79],
+      [100, 100],
     ]);
   });
 

@@ -13,7 +13,7 @@ describe("the noisy-neighbour matrix", () => {
   ];
 
   it("has two cells for each pair and one for a pair of equals, the worse", () => {
-    const [mps, sliced] = neighbourMaps(runs);
+    const [sliced, mps] = neighbourMaps(runs);
     expect(mps!.workloads).toEqual(["small", "big"]);
     const cells = mps!.cells.map((c) => [c.row, c.column, Number(c.factor.toFixed(3))]);
     expect(cells).toEqual([

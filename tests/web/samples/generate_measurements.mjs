@@ -145,13 +145,18 @@ function scalingRuns() {
   return runs;
 }
 
+// The transformer at 10 % and without a cap has its runs among the curves.
+const CAPS = [5, 10, 15, 25, 35, 50, 75];
 function sweepRuns() {
-  return [5, 10, 15, 25, 50, 75, 100].flatMap((cap) =>
-    [1, 40].map((count) => {
-      const tenants = crowd(count, () => tenant("transformer", "mps", count, { cap }));
-      return run(`mps-${cap}/transformer/x${count}`, "sm-sweep", "mps", tenants);
-    }),
-  );
+  const at = (name, cap, count, series = "sm-sweep") => {
+    const tenants = crowd(count, () => tenant(name, "mps", count, { cap }));
+    return run(`mps-${cap}/${name}/x${count}`, series, "mps", tenants);
+  };
+  return CAPS.flatMap((cap) => [
+    ...(cap === 10 ? [] : [1, 16, 40].map((count) => at("transformer", cap, count))),
+    ...["small", "big", "mem"].map((name) => at(name, cap, 1)),
+    ...(cap === 25 ? ["small", "big", "mem"].map((name) => at(name, cap, 2, "scaling")) : []),
+  ]);
 }
 
 // p99 of a row beside a column under MPS, over its p99 alone.
@@ -283,25 +288,27 @@ const fullRuns = [
   ...aloneRuns("drift", 5),
 ];
 
-function profileOf(runs) {
-  const find = (cap, count) => runs.find((r) => r.id === `mps-${cap}/transformer/x${count}`);
+function profileOf(runs, name) {
+  const find = (cap, count) =>
+    runs.find((r) => r.id === `mps${cap === 100 ? "" : `-${cap}`}/${name}/x${count}`) ??
+    (cap === 100 && count === 1 ? runs.find((r) => r.id === `alone/${name}`) : undefined);
   return {
-    name: "transformer",
+    name,
     board: "h200",
     source: "NVIDIA H200, driver 580.159.04, 2026-11-21",
-    unit: "forward pass",
-    service_ms: 0.235,
+    unit: { transformer: "forward pass", mem: "pass" }[name] ?? "kernel",
+    service_ms: round(1000 / workloads[name].rate),
     steps: 1,
-    memory_mib: 96,
+    memory_mib: workloads[name].mib,
     copy_to_device_mib_s: 0,
     copy_from_device_mib_s: 0,
-    crowd: 40,
-    points: [5, 10, 15, 25, 50, 75, 100].map((cap) => ({
+    crowd: find(100, 40) ? 40 : 0,
+    points: [...CAPS, 100].map((cap) => ({
       sm_percent: cap,
       alone_per_s: find(cap, 1).total_per_s.value,
       latency_ms_p50: find(cap, 1).tenants[0].latency_ms_p50,
       latency_ms_p99: find(cap, 1).tenants[0].latency_ms_p99,
-      crowd_per_s: find(cap, 40).total_per_s.value,
+      ...(find(cap, 40) && { crowd_per_s: find(cap, 40).total_per_s.value }),
       context_mib: context(cap),
     })),
   };
@@ -345,12 +352,12 @@ const full = {
     switch_ms: SWITCH_MS,
     mps_service_factor: 1.03,
     mps_clients_max: 48,
-    contexts: [5, 10, 15, 25, 50, 75, 100].map((cap) => ({
+    contexts: [...CAPS, 100].map((cap) => ({
       sm_percent: cap,
       memory_mib: context(cap),
     })),
     device_reserve_mib: 627,
-    profiles: [profileOf(fullRuns)],
+    profiles: ["small", "big", "mem", "transformer"].map((name) => profileOf(fullRuns, name)),
   },
   predictions: fullRuns
     .filter((r) => r.series === "scaling" && r.tenants[0].workload === "transformer")

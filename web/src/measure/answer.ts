@@ -48,7 +48,8 @@ export interface Answer {
 export interface Fit {
   replicas: number;
   byMemory: number;
-  byClients?: number; // Under MPS: how many clients its servers take.
+  byClients?: number; // Under MPS: how many clients its servers take, where that is known.
+  probed: boolean; // Whether the lab counted these clients itself.
 }
 
 // What sharing gives the workload that the answer is about; undefined where no sharing of it was
@@ -72,7 +73,7 @@ export function answer(document: LabDocument): Answer | undefined {
   const alone = aloneRuns(runs).get(workload);
   const same = shared.filter((run) => wayOf(run).key === way.key);
   const calm = calmest(same, best);
-  const fit = fitOf(document.measurement, best, way);
+  const fit = fitOf(document, best, way);
   return {
     workload,
     units: unitsOf(document, workload),
@@ -114,14 +115,16 @@ function calmest(same: readonly Run[], best: Run): Run | undefined {
     .sort((a, b) => b.tenants.length - a.tenants.length)[0];
 }
 
-function fitOf(measurement: Measurement, best: Run, way: Way): Fit | undefined {
+function fitOf({ measurement, calibration }: LabDocument, best: Run, way: Way): Fit | undefined {
   const each = largestOf(best, "memory_mib");
   if (each === undefined || each <= 0 || !(measurement.memory_mib > 0)) return undefined;
   const free = measurement.memory_mib - (measurement.device_reserve_mib ?? 0);
   const byMemory = Math.max(Math.floor(free / each), best.tenants.length);
-  const clients = (measurement.mps_clients_max ?? 0) * way.servers;
-  if (way.mode !== "mps" || clients === 0) return { replicas: byMemory, byMemory };
-  return { replicas: Math.min(byMemory, clients), byMemory, byClients: clients };
+  const probed = measurement.mps_clients_max > 0;
+  const clients = probed ? measurement.mps_clients_max : (calibration?.mps_clients_max ?? 0);
+  if (way.mode !== "mps" || clients === 0) return { replicas: byMemory, byMemory, probed };
+  const byClients = Math.max(clients * way.servers, best.tenants.length);
+  return { replicas: Math.min(byMemory, byClients), byMemory, byClients, probed };
 }
 
 // How many GPUs would do the work of the best run in the `way` of another one.
@@ -225,11 +228,11 @@ function fitFigure({ fit, best, way }: Answer, measurement: Measurement): Figure
   const each = memory(largestOf(best, "memory_mib")!);
   const limit =
     fit.byClients !== undefined && fit.byClients <= fit.byMemory
-      ? `MPS serves ${count(fit.byClients)} clients here; the memory would do for ` +
-        `${count(fit.byMemory)} of ${each}.`
+      ? `MPS serves ${count(fit.byClients)} clients${fit.probed ? "" : " (not probed here)"}; ` +
+        `the memory would do for ${count(fit.byMemory)} of ${each}.`
       : `${each} each, of ${memory(measurement.memory_mib)}` +
         (way.mode === "mps" && fit.byClients === undefined
-          ? "; how many clients MPS serves was not probed."
+          ? "; how many clients MPS serves is unknown."
           : ".");
   const upTo = fit.replicas > measured ? ` Measured with ${count(measured)}.` : "";
   return { ...base, value: count(fit.replicas), note: `${limit}${upTo}` };
@@ -297,8 +300,8 @@ export function caveats({ measurement, lessons }: LabDocument): string[] {
   const sentences: string[] = [];
   if (measurement.simulated) {
     sentences.push(
-      "Simulated: a model of the card took the GPU's place. These figures show how the report " +
-        "looks, not what any card does.",
+      "Simulated: a model of the card took the GPU's place. These figures are the model's, not " +
+        "those of a card.",
     );
   }
   if (measurement.partial) {

@@ -272,8 +272,8 @@ export function lessonSection({ lessons }: LabDocument): Child {
       [
         { title: "Lesson", heading: true, cell: (l) => l.name },
         { title: "Statement", kind: "prose", cell: (l) => l.statement },
-        { title: "Measured", kind: "number", cell: (l) => words(l.measured) },
-        { title: "Required", kind: "number", cell: (l) => words(l.required) },
+        { title: "Measured", cell: (l) => words(l.measured) },
+        { title: "Required", cell: (l) => words(l.required) },
         {
           title: "Holds",
           cell: (l) => (l.passed ? verdict(true, "holds") : verdict(false, "does not hold")),

@@ -1,14 +1,14 @@
 // The measurement as curves: throughput and latency against the number of tenants and against the
 // SM cap, with what the planner had predicted. Pure functions.
-import type { Calibration, LabDocument, Run } from "./measurement.ts";
-import { capOf, wayOf, workloadOf, type Way } from "./runs.ts";
+import type { Calibration, LabDocument, Run, WorkloadProfile } from "./measurement.ts";
+import { byWay, capOf, p99Of, wayOf, workloadOf, type Way } from "./runs.ts";
 
 // The workload that the answer is about where it was measured: the one that is like a model.
 const FIRST = "transformer";
 
 export interface Scaling {
   workload: string;
-  ways: { way: Way; runs: Run[] }[]; // Each by rising number of tenants.
+  ways: { way: Way; runs: Run[] }[]; // In the order of byWay, each by rising number of tenants.
 }
 
 // One for each workload that was measured in growing numbers, the model-like one first.
@@ -26,7 +26,7 @@ export function scalings(runs: readonly Run[]): Scaling[] {
   }
   const order = [...byWorkload].map(([workload, ways]) => ({
     workload,
-    ways: [...ways.values()],
+    ways: [...ways.values()].sort((a, b) => byWay(a.way, b.way)),
   }));
   for (const { ways } of order) {
     for (const { runs: list } of ways) list.sort((a, b) => a.tenants.length - b.tenants.length);
@@ -51,23 +51,31 @@ export interface Sweep {
 const byCap = (a: SweepPoint, b: SweepPoint): number => a.cap - b.cap;
 
 // What each SM cap gives one tenant and a crowd, from the runs; of a workload without such runs,
-// from its profile.
+// from its profile. A cap that was measured in growing numbers, and no cap at all, aren't swept
+// again: those points are runs of the curves.
 export function sweeps(document: LabDocument): Sweep[] {
+  const { runs } = document.measurement;
   const found = new Map<string, Map<number, SweepPoint[]>>();
-  for (const run of document.measurement.runs) {
+  for (const run of runs.filter((r) => r.series === "sm-sweep")) {
     const workload = workloadOf(run);
-    if (run.series !== "sm-sweep" || workload === undefined) continue;
+    if (workload === undefined) continue;
     const crowds = found.get(workload) ?? new Map<number, SweepPoint[]>();
     found.set(workload, crowds);
-    const points = crowds.get(run.tenants.length) ?? [];
-    crowds.set(run.tenants.length, points);
-    const { value, low, high } = run.total_per_s;
-    const p99 = Math.max(...run.tenants.map((t) => t.latency_ms_p99));
-    points.push({ cap: capOf(run) ?? 100, rate: value, low, high, p99 });
+    crowds.set(run.tenants.length, [...(crowds.get(run.tenants.length) ?? []), sweepPoint(run)]);
   }
+  for (const run of runs.filter((r) => r.series === "scaling" && r.mode === "mps")) {
+    const points = found.get(workloadOf(run) ?? "")?.get(run.tenants.length);
+    const point = sweepPoint(run);
+    if (wayOf(run).servers > 1 || points?.some((p) => p.cap === point.cap)) continue;
+    points?.push(point);
+  }
+  const profiles = document.calibration?.profiles ?? [];
   const sweep = [...found].map(([workload, crowds]) => ({
     workload,
-    alone: (crowds.get(1) ?? []).sort(byCap),
+    alone: withoutCap(
+      crowds.get(1) ?? [],
+      profiles.find((p) => p.name === workload),
+    ).sort(byCap),
     crowds: [...crowds]
       .filter(([tenants]) => tenants > 1)
       .sort(([a], [b]) => a - b)
@@ -76,6 +84,18 @@ export function sweeps(document: LabDocument): Sweep[] {
   return [...sweep, ...profileSweeps(document.calibration, found)].sort(
     (a, b) => Number(b.workload === FIRST) - Number(a.workload === FIRST),
   );
+}
+
+function sweepPoint(run: Run): SweepPoint {
+  const { value, low, high } = run.total_per_s;
+  return { cap: capOf(run) ?? 100, rate: value, low, high, p99: p99Of(run) };
+}
+
+// A workload whose sweep has no point without a cap has it in its profile.
+function withoutCap(points: SweepPoint[], profile: WorkloadProfile | undefined): SweepPoint[] {
+  const open = profile?.points.find((p) => p.sm_percent === 100);
+  if (open === undefined || points.some((p) => p.cap === 100)) return points;
+  return [...points, { cap: 100, rate: open.alone_per_s, p99: open.latency_ms_p99 }];
 }
 
 function profileSweeps(

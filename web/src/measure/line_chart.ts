@@ -51,7 +51,8 @@ const hue = (sign: number): string => `var(--hue-${SIGNS[sign % SIGNS.length]!.h
 function draw(lines: readonly ChartLine[], options: ChartOptions, width: number): Element {
   const { x, y, yWords, mark, level } = options;
   const height = options.heightPx ?? HEIGHT_PX;
-  const measured = lines.filter((l) => !l.predicted && l.points.length > 0);
+  // A single point has no end that would be worth a label among the lines.
+  const measured = lines.filter((l) => !l.predicted && l.points.length > 1);
   const [first, last] = [Math.min(...x.ticks), Math.max(...x.ticks)];
   const widest = Math.max(...y.ticks.map((tick) => yWords(tick).length));
   const chart = plot({

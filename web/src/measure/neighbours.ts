@@ -1,7 +1,7 @@
 // The noisy-neighbour matrix: what each workload suffers beside each other one. And what runs of
 // several streams gain. Pure functions.
 import type { Run } from "./measurement.ts";
-import { aloneRuns, p99Of, wayOf, workloadOf, type Way } from "./runs.ts";
+import { aloneRuns, byWay, p99Of, wayOf, workloadOf, type Way } from "./runs.ts";
 
 export interface Cell {
   row: string; // Who suffers.
@@ -16,8 +16,8 @@ export interface NeighbourMap {
   cells: Cell[]; // Only what was measured.
 }
 
-// One for each way of sharing in which pairs ran. A pair gives two cells, one for each of the two;
-// a pair of equals gives one, the worse one's.
+// One for each way of sharing in which pairs ran, in the order of byWay. A pair gives two cells,
+// one for each of the two; a pair of equals gives one, the worse one's.
 export function neighbourMaps(runs: readonly Run[]): NeighbourMap[] {
   const alone = new Map([...aloneRuns(runs)].map(([name, run]) => [name, p99Of(run)]));
   const maps = new Map<string, { way: Way; cells: Map<string, Cell> }>();
@@ -45,6 +45,7 @@ export function neighbourMaps(runs: readonly Run[]): NeighbourMap[] {
     }
   }
   return [...maps.values()]
+    .sort((a, b) => byWay(a.way, b.way))
     .map(({ way, cells }) => {
       const list = [...cells.values()];
       const named = new Set(list.flatMap((cell) => [cell.row, cell.column]));

@@ -25,6 +25,18 @@ export function wayOf(run: Run): Way {
   return { key, mode: run.mode, servers, ...(cap !== undefined && { cap }) };
 }
 
+const MODES = ["exclusive", "streams", "time-slicing", "mps", "mig"];
+
+// From the loosest mode to the strictest, no cap before the smallest: the lab shuffles its runs,
+// and a reader of two reports wants the same colour for the same thing.
+export function byWay(a: Way, b: Way): number {
+  return (
+    MODES.indexOf(a.mode) - MODES.indexOf(b.mode) ||
+    a.servers - b.servers ||
+    (a.cap ?? 0) - (b.cap ?? 0)
+  );
+}
+
 // "Time-slicing", "MPS", "MPS at 10 % of the SMs".
 export function wayName(way: Way): string {
   const mode = way.mode === "exclusive" ? "Alone" : modeName(way.mode);

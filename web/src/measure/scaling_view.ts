@@ -8,7 +8,17 @@ import { table } from "../table.ts";
 import { compared, scalings, type Scaling } from "./curves.ts";
 import { lineChart, lineKey, type ChartLine } from "./line_chart.ts";
 import type { LabDocument, Prediction, Run } from "./measurement.ts";
-import { aloneRuns, p50Of, p99Of, slowestOf, unitsOf, wayName, wayOf, type Way } from "./runs.ts";
+import {
+  aloneRuns,
+  byWay,
+  p50Of,
+  p99Of,
+  slowestOf,
+  unitsOf,
+  wayName,
+  wayOf,
+  type Way,
+} from "./runs.ts";
 
 interface Context {
   document: LabDocument;
@@ -23,7 +33,7 @@ export function scalingSection(document: LabDocument): Child {
   const ways = new Map(all.flatMap((s) => s.ways).map(({ way }) => [way.key, way]));
   const context: Context = {
     document,
-    ways: [...ways.values()],
+    ways: [...ways.values()].sort(byWay),
     predictions: new Map(document.predictions.map((p) => [p.run, p])),
   };
   return section(
@@ -208,7 +218,7 @@ export function predictionSection(document: LabDocument): Child {
   const all = scalings(document.measurement.runs);
   const predictions = new Map(document.predictions.map((p) => [p.run, p]));
   const ways = new Map(all.flatMap((s) => s.ways).map(({ way }) => [way.key, way]));
-  const context: Context = { document, ways: [...ways.values()], predictions };
+  const context: Context = { document, ways: [...ways.values()].sort(byWay), predictions };
   const first = all.find((s) => s.ways.some(({ runs }) => runs.some((r) => predictions.has(r.id))));
   const worst = (field: "rateError" | "p50Error"): string => {
     const errors = rows.map((row) => row[field]).filter((e) => e !== undefined);

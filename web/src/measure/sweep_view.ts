@@ -3,7 +3,7 @@ import { disclosure, h, type Child } from "../dom.ts";
 import { count, memory, milliseconds, percent, rate } from "../format.ts";
 import { section } from "../page.ts";
 import { lengthAxis } from "../scale.ts";
-import { table } from "../table.ts";
+import { table, type Column } from "../table.ts";
 import {
   bestCap,
   contexts,
@@ -13,85 +13,114 @@ import {
   type Sweep,
   type SweepPoint,
 } from "./curves.ts";
-import { lineChart, lineKey } from "./line_chart.ts";
+import { lineChart, lineKey, type ChartPoint } from "./line_chart.ts";
 import type { LabDocument } from "./measurement.ts";
 import { unitsOf } from "./runs.ts";
 
+// Of the lines (signs.ts): one alone, the first crowd, contexts.
+const ALONE_SIGN = 1;
+const CROWD_SIGN = 2;
+const CONTEXT_SIGN = 4;
+// A workload beside the first is worth a chart from so many caps on.
+const CAPS_MIN = 3;
+
 export function sweepSection(document: LabDocument): Child {
-  const all = sweeps(document);
+  const [first, ...others] = sweeps(document);
   const memories = contexts(document);
-  if (all.length === 0 && memories.length < 2) return undefined;
+  if (first === undefined && memories.length < 2) return undefined;
+  const rest = others.filter((sweep) => sweep.alone.length >= CAPS_MIN);
   return section(
     "sweep",
     "The right SM cap",
     "Under MPS a cap limits each tenant to a part of the SMs. Up to a point that costs a tenant " +
       "nothing, and a crowd gains, because its tenants no longer queue for the same SMs.",
-    ...all.flatMap((sweep, i) => sweepCharts(sweep, document, i === 0 ? memories : [])),
-    all.length === 0 && h("div", { class: "charts three" }, contextChart(memories)),
+    ...(first
+      ? sweepCharts(first, document, memories)
+      : [h("div", { class: "charts three" }, contextChart(memories))]),
+    rest.length > 0 && h("h3", { class: "workload" }, "Others, alone"),
+    rest.length > 0 &&
+      h(
+        "div",
+        { class: "charts three" },
+        ...rest.map((sweep) => aloneChart(sweep, document, sweep.workload)),
+      ),
+    rest.length > 0 && figures(rest, memories),
   );
 }
 
 type Contexts = ReturnType<typeof contexts>;
 
-function sweepCharts(sweep: Sweep, document: LabDocument, memories: Contexts): Child[] {
-  const units = unitsOf(document, sweep.workload);
-  const point = (p: SweepPoint) => ({
+const pointWith =
+  (units: string) =>
+  (p: SweepPoint): ChartPoint => ({
     x: p.cap,
     y: p.rate,
     words: `${p.cap} % of the SMs: ${rate(p.rate)} ${units} a second`,
     ...(p.low !== undefined && p.high !== undefined && { low: p.low, high: p.high }),
   });
-  const bend = knee(sweep.alone);
-  const crowd = sweep.crowds.at(-1);
-  const best = crowd && bestCap(crowd.points);
+
+function sweepCharts(sweep: Sweep, document: LabDocument, memories: Contexts): Child[] {
+  const units = unitsOf(document, sweep.workload);
+  const crowds = sweep.crowds.filter(({ points }) => points.length > 1);
   return [
     h("h3", { class: "workload" }, sweep.workload),
     sweepSentence(sweep, units),
+    crowds.length > 1 &&
+      lineKey(
+        crowds.map((c) => `${count(c.tenants)} together`),
+        false,
+        CROWD_SIGN,
+      ),
     h(
       "div",
       { class: "charts three" },
-      sweep.alone.length > 1 &&
-        lineChart([{ sign: 1, points: sweep.alone.map(point) }], {
-          title: `One alone: ${units} a second`,
-          words: `${sweep.workload} alone under a cap. ${sweepWords(sweep.alone)}`,
-          x: capAxis(sweep.alone.map((p) => p.cap)),
-          y: lengthAxis(
-            sweep.alone.map((p) => p.rate),
-            5,
-          ),
-          yWords: rate,
-          ...(bend && { mark: { x: bend.cap, words: `knee: ${bend.cap} %` } }),
-        }),
-      crowd &&
-        crowd.points.length > 1 &&
-        lineChart(
-          sweep.crowds.map(({ points }, i) => ({ sign: 2 + i, points: points.map(point) })),
-          {
-            title: `${together(sweep)} together: ${units} a second`,
-            words: `${count(crowd.tenants)} together under a cap each. ${sweepWords(crowd.points)}`,
-            x: capAxis(crowd.points.map((p) => p.cap)),
-            y: lengthAxis(
-              sweep.crowds.flatMap((c) => c.points.map((p) => p.rate)),
-              5,
-            ),
-            yWords: rate,
-            ...(best && { mark: { x: best.cap, words: `best: ${best.cap} %` } }),
-          },
-        ),
+      sweep.alone.length > 1 && aloneChart(sweep, document, `One alone: ${units} a second`),
+      crowds.length > 0 && crowdChart(crowds, units),
       memories.length > 1 && contextChart(memories),
     ),
-    sweep.crowds.length > 1 &&
-      lineKey(
-        sweep.crowds.map((c) => `${count(c.tenants)} together`),
-        false,
-        2,
-      ),
-    figures(sweep, memories),
+    figures([sweep], memories),
   ];
 }
 
-// "16 and 40".
-const together = ({ crowds }: Sweep): string => crowds.map((c) => count(c.tenants)).join(" and ");
+function aloneChart(sweep: Sweep, document: LabDocument, title: string): HTMLElement {
+  const units = unitsOf(document, sweep.workload);
+  const bend = knee(sweep.alone);
+  return lineChart([{ sign: ALONE_SIGN, points: sweep.alone.map(pointWith(units)) }], {
+    title,
+    words: `${sweep.workload} alone under a cap. ${sweepWords(sweep.alone)}`,
+    x: capAxis(sweep.alone.map((p) => p.cap)),
+    y: lengthAxis(
+      sweep.alone.map((p) => p.rate),
+      5,
+    ),
+    yWords: rate,
+    // Where only all of the SMs do, there is no knee to show.
+    ...(bend && bend.cap < 100 && { mark: { x: bend.cap, words: `knee: ${bend.cap} %` } }),
+  });
+}
+
+function crowdChart(crowds: Sweep["crowds"], units: string): HTMLElement {
+  const largest = crowds.at(-1)!;
+  const best = bestCap(largest.points);
+  const names = crowds.map((c) => count(c.tenants)).join(" and ");
+  return lineChart(
+    crowds.map(({ points }, i) => ({
+      sign: CROWD_SIGN + i,
+      points: points.map(pointWith(units)),
+    })),
+    {
+      title: `${names} together: ${units} a second`,
+      words: `${count(largest.tenants)} together, capped. ${sweepWords(largest.points)}`,
+      x: capAxis(crowds.flatMap((c) => c.points.map((p) => p.cap))),
+      y: lengthAxis(
+        crowds.flatMap((c) => c.points.map((p) => p.rate)),
+        5,
+      ),
+      yWords: rate,
+      ...(best && { mark: { x: best.cap, words: `best: ${best.cap} %` } }),
+    },
+  );
+}
 
 const capAxis = (caps: readonly number[]) => ({
   ticks: [...new Set([...caps, 100])].sort((a, b) => a - b),
@@ -130,7 +159,7 @@ function contextChart(memories: Contexts): HTMLElement {
     y: mib,
     words: `${cap} % of the SMs: ${memory(mib)}`,
   }));
-  return lineChart([{ sign: 3, points }], {
+  return lineChart([{ sign: CONTEXT_SIGN, points }], {
     title: "Memory of a CUDA context",
     words: ["Memory of a context by cap.", ...points.map((p) => `${p.words}.`)].join(" "),
     x: capAxis(memories.map((m) => m.cap)),
@@ -142,48 +171,42 @@ function contextChart(memories: Contexts): HTMLElement {
   });
 }
 
-function figures(sweep: Sweep, memories: Contexts): HTMLElement {
-  const caps = [
-    ...new Set([...sweep.alone, ...sweep.crowds.flatMap((c) => c.points)].map((p) => p.cap)),
-  ].sort((a, b) => a - b);
-  const at = (points: readonly SweepPoint[], cap: number): SweepPoint | undefined =>
-    points.find((p) => p.cap === cap);
+// A row for each workload and cap.
+function figures(all: readonly Sweep[], memories: Contexts): HTMLElement {
+  const rows = all.flatMap((sweep) => {
+    const points = [...sweep.alone, ...sweep.crowds.flatMap((c) => c.points)];
+    const caps = [...new Set(points.map((p) => p.cap))].sort((a, b) => a - b);
+    return caps.map((cap) => ({ sweep, cap }));
+  });
+  type Row = (typeof rows)[number];
+  const sizes = [...new Set(all.flatMap((s) => s.crowds.map((c) => c.tenants)))];
+  const at = (points: readonly SweepPoint[] | undefined, cap: number): SweepPoint | undefined =>
+    points?.find((p) => p.cap === cap);
+  const crowd = ({ sweep, cap }: Row, tenants: number): SweepPoint | undefined =>
+    at(sweep.crowds.find((c) => c.tenants === tenants)?.points, cap);
   const words = (value: number | undefined, format: (v: number) => string): string =>
     value === undefined ? "–" : format(value);
-  return disclosure(`The figures of ${sweep.workload} by cap`, () => [
-    table(
-      caps,
+  const number = (title: string, cell: (row: Row) => string): Column<Row> => ({
+    title,
+    kind: "number",
+    cell,
+  });
+  const names = all.map((sweep) => sweep.workload).join(", ");
+  return disclosure(`The figures of ${names} by cap`, () => [
+    table<Row>(
+      rows,
       [
-        { title: "SM cap", heading: true, cell: (cap) => percent(cap) },
-        {
-          title: "Alone, a second",
-          kind: "number",
-          cell: (cap) => words(at(sweep.alone, cap)?.rate, rate),
-        },
-        {
-          title: "Alone, p99",
-          kind: "number",
-          cell: (cap) => words(at(sweep.alone, cap)?.p99, milliseconds),
-        },
-        ...sweep.crowds.flatMap(({ tenants, points }) => [
-          {
-            title: `${count(tenants)}, a second`,
-            kind: "number" as const,
-            cell: (cap: number) => words(at(points, cap)?.rate, rate),
-          },
-          {
-            title: `${count(tenants)}, p99`,
-            kind: "number" as const,
-            cell: (cap: number) => words(at(points, cap)?.p99, milliseconds),
-          },
+        { title: "Workload", heading: true, cell: (row) => row.sweep.workload },
+        number("SM cap", ({ cap }) => percent(cap)),
+        number("Alone, a second", ({ sweep, cap }) => words(at(sweep.alone, cap)?.rate, rate)),
+        number("Alone, p99", ({ sweep, cap }) => words(at(sweep.alone, cap)?.p99, milliseconds)),
+        ...sizes.flatMap((size) => [
+          number(`${count(size)}, a second`, (row) => words(crowd(row, size)?.rate, rate)),
+          number(`${count(size)}, p99`, (row) => words(crowd(row, size)?.p99, milliseconds)),
         ]),
-        {
-          title: "Context",
-          kind: "number",
-          cell: (cap) => words(memories.find((m) => m.cap === cap)?.mib, memory),
-        },
+        number("Context", ({ cap }) => words(memories.find((m) => m.cap === cap)?.mib, memory)),
       ],
-      { caption: `${sweep.workload} under SM caps` },
+      { caption: `${names} under SM caps`, rowsMax: 60 },
     ),
   ]);
 }
