@@ -41,6 +41,12 @@ export function milliseconds(ms: number): string {
   return `${format.format(ms)}${NBSP}ms`;
 }
 
+// As milliseconds, from ten seconds on in seconds: "412 ms", "43.3 s".
+export function duration(ms: number): string {
+  if (ms < 10_000) return milliseconds(ms);
+  return `${(ms < 100_000 ? oneDigit : whole).format(ms / 1000)}${NBSP}s`;
+}
+
 // One decimal below ten, so that a gap of 0.4 % doesn't read as none.
 export function percent(value: number): string {
   const digits = Math.abs(value) < 10 ? oneDigit.format(value) : whole.format(value);

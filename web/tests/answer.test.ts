@@ -53,9 +53,10 @@ describe("the answer", () => {
         cap,
         rate,
       });
-    const best = answer(lab([...forty, sweep(10, 25600), sweep(15, 26000)]))!;
+    const best = answer(lab([...forty, sweep(10, 25600), sweep(15, 26500)]))!;
     expect(best.best.id).toBe("mps-15/transformer/x40");
     expect(best.others).toHaveLength(3);
+    expect(answer(lab([...forty, sweep(15, 26000)]))!.best.id).toBe("mps-10/transformer/x40");
     expect(answer(lab([...forty, sweep(10, 25600)]))!.best.total_per_s.value).toBe(25589);
   });
 

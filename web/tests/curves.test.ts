@@ -23,14 +23,21 @@ describe("the knee", () => {
     expect(knee([point(25, 25), point(50, 50), point(100, 100)])!.cap).toBe(100);
   });
 
+  it("is unknown where nothing ran without a cap", () => {
+    expect(knee([point(10, 90), point(75, 100)])).toBeUndefined();
+  });
+
   it("is unknown from a single point", () => {
     expect(knee([point(100, 100)])).toBeUndefined();
     expect(knee([])).toBeUndefined();
   });
 });
 
-it("the best cap of a crowd is the smallest of equals", () => {
+it("the best cap of a crowd is, of equals, one of the curves, then the smallest", () => {
   expect(bestCap([point(5, 20), point(10, 26), point(15, 26), point(100, 10)])!.cap).toBe(10);
+  const curve = { ...point(10, 25.8), everySize: true };
+  expect(bestCap([point(5, 26), curve, point(15, 25.9)])!.cap).toBe(10);
+  expect(bestCap([point(5, 27), curve, point(15, 25.9)])!.cap).toBe(5);
   expect(bestCap([point(100, 10)])).toBeUndefined();
 });
 
@@ -156,6 +163,15 @@ describe("the sweep", () => {
     const [sweep] = sweeps(lab([swept], {}, { calibration }));
     expect(sweep!.alone.map((p) => [p.cap, p.rate])).toEqual([
       [10, 79],
+      [100, 100],
+    ]);
+  });
+
+  it("takes the run alone for the point without a cap where there is no profile", () => {
+    const swept = run("mps-10/small/x1", "mps", "small", { series: "sm-sweep", cap: 10, rate: 97 });
+    const [sweep] = sweeps(lab([alone("small", 100), swept]));
+    expect(sweep!.alone.map((p) => [p.cap, p.rate])).toEqual([
+      [10, 97],
       [100, 100],
     ]);
   });

@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 
 import {
   dollars,
+  duration,
   listOf,
   memory,
   milliseconds,
@@ -37,6 +38,12 @@ describe("figures", () => {
     [41.27, "41.3 ms"],
     [1240.4, "1,240 ms"],
   ])("%d milliseconds", (ms, words) => expect(plain(milliseconds(ms))).toBe(words));
+
+  it.each([
+    [412, "412 ms"],
+    [43260, "43.3 s"],
+    [381125, "381 s"],
+  ])("%d milliseconds as a duration", (ms, words) => expect(plain(duration(ms))).toBe(words));
 
   it.each([
     [0.42, "0.4 %"],

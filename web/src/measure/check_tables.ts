@@ -1,13 +1,24 @@
 // What isn't a curve: limits and faults, what a tenant costs, several servers, MIG, the state of
 // the GPU, what the planner takes from it all, the lab's lessons, and every run.
 import { disclosure, h, type Child } from "../dom.ts";
-import { count, memory, milliseconds, modeName, percent, plural, rate, times } from "../format.ts";
+import {
+  count,
+  duration,
+  memory,
+  milliseconds,
+  modeName,
+  percent,
+  plural,
+  rate,
+  times,
+} from "../format.ts";
 import { section } from "../page.ts";
 import { table, type Column } from "../table.ts";
 import { answer } from "./answer.ts";
 import type { FaultCheck, GpuConditions, LabDocument, Lesson, Run } from "./measurement.ts";
 import {
   aloneRuns,
+  byWay,
   largestOf,
   p50Of,
   p99Of,
@@ -16,6 +27,7 @@ import {
   wayName,
   wayOf,
   workloadOf,
+  type Way,
 } from "./runs.ts";
 
 const absent = (): Child => h("span", { class: "quiet" }, "–");
@@ -29,7 +41,9 @@ function verdict(good: boolean, words: string): HTMLElement {
 }
 
 export function quotaSection({ measurement }: LabDocument): Child {
-  const { quotas } = measurement;
+  const quotas = [...measurement.quotas].sort(
+    (a, b) => a.mode.localeCompare(b.mode) || a.limit_mib - b.limit_mib || (a.how < b.how ? -1 : 1),
+  );
   if (quotas.length === 0) return undefined;
   return section(
     "quotas",
@@ -60,7 +74,8 @@ export function quotaSection({ measurement }: LabDocument): Child {
 }
 
 export function faultSection({ measurement }: LabDocument): Child {
-  const { faults } = measurement;
+  const way = (f: FaultCheck): Way => ({ key: "", mode: f.mode, servers: f.servers ?? 1 });
+  const faults = [...measurement.faults].sort((a, b) => byWay(way(a), way(b)));
   if (faults.length === 0) return undefined;
   const survived = (f: FaultCheck): HTMLElement =>
     verdict(
@@ -78,18 +93,18 @@ export function faultSection({ measurement }: LabDocument): Child {
         { title: "Fault", heading: true, cell: (f) => f.fault },
         {
           title: "Way of sharing",
-          cell: (f) => wayName({ key: "", mode: f.mode, servers: f.servers ?? 1 }),
+          cell: (f) => wayName(way(f)),
         },
         { title: "Neighbours that survive", cell: survived },
         {
           title: "Longest pause",
           kind: "number",
-          cell: (f) => (f.survivors > 0 ? milliseconds(f.pause_ms_max) : absent()),
+          cell: (f) => (f.survivors > 0 ? duration(f.pause_ms_max) : absent()),
         },
         {
           title: "New client works after",
           kind: "number",
-          cell: (f) => shown(f.recovery_ms, milliseconds),
+          cell: (f) => shown(f.recovery_ms, duration),
         },
         { title: "Seen", kind: "prose", cell: (f) => f.note || absent() },
       ],
@@ -153,7 +168,7 @@ export function costSection(document: LabDocument): Child {
         {
           title: "Slowest start-up",
           kind: "number",
-          cell: (run) => shown(largestOf(run, "startup_ms"), milliseconds),
+          cell: (run) => shown(largestOf(run, "startup_ms"), duration),
         },
         { title: "Memory each", kind: "number", cell: (run) => shown(each(run), memory) },
         {

@@ -1,7 +1,7 @@
 // The measurement as curves: throughput and latency against the number of tenants and against the
 // SM cap, with what the planner had predicted. Pure functions.
 import type { Calibration, LabDocument, Run, WorkloadProfile } from "./measurement.ts";
-import { byWay, capOf, p99Of, wayOf, workloadOf, type Way } from "./runs.ts";
+import { aloneRuns, byWay, capOf, p99Of, wayOf, workloadOf, type Way } from "./runs.ts";
 
 // The workload that the answer is about where it was measured: the one that is like a model.
 const FIRST = "transformer";
@@ -34,8 +34,12 @@ export function scalings(runs: readonly Run[]): Scaling[] {
   return order.sort((a, b) => Number(b.workload === FIRST) - Number(a.workload === FIRST));
 }
 
+// Runs whose rates differ by less do the same: rounds of one run differ by as much.
+export const SAME_PART = 0.98;
+
 export interface SweepPoint {
   cap: number;
+  everySize?: boolean; // This cap was also measured in growing numbers: it is among the curves.
   rate: number;
   low?: number;
   high?: number;
@@ -67,7 +71,7 @@ export function sweeps(document: LabDocument): Sweep[] {
     const points = found.get(workloadOf(run) ?? "")?.get(run.tenants.length);
     const point = sweepPoint(run);
     if (wayOf(run).servers > 1 || points?.some((p) => p.cap === point.cap)) continue;
-    points?.push(point);
+    points?.push({ ...point, everySize: point.cap !== 100 });
   }
   const profiles = document.calibration?.profiles ?? [];
   const sweep = [...found].map(([workload, crowds]) => ({
@@ -75,6 +79,7 @@ export function sweeps(document: LabDocument): Sweep[] {
     alone: withoutCap(
       crowds.get(1) ?? [],
       profiles.find((p) => p.name === workload),
+      aloneRuns(runs).get(workload),
     ).sort(byCap),
     crowds: [...crowds]
       .filter(([tenants]) => tenants > 1)
@@ -91,11 +96,17 @@ function sweepPoint(run: Run): SweepPoint {
   return { cap: capOf(run) ?? 100, rate: value, low, high, p99: p99Of(run) };
 }
 
-// A workload whose sweep has no point without a cap has it in its profile.
-function withoutCap(points: SweepPoint[], profile: WorkloadProfile | undefined): SweepPoint[] {
+// A workload whose sweep has no point without a cap has it in its profile; otherwise its run alone
+// stands for it, which is faster by the few percent that MPS costs one client.
+function withoutCap(
+  points: SweepPoint[],
+  profile: WorkloadProfile | undefined,
+  alone: Run | undefined,
+): SweepPoint[] {
+  if (points.length === 0 || points.some((p) => p.cap === 100)) return points;
   const open = profile?.points.find((p) => p.sm_percent === 100);
-  if (open === undefined || points.some((p) => p.cap === 100)) return points;
-  return [...points, { cap: 100, rate: open.alone_per_s, p99: open.latency_ms_p99 }];
+  if (open) return [...points, { cap: 100, rate: open.alone_per_s, p99: open.latency_ms_p99 }];
+  return alone ? [...points, { ...sweepPoint(alone), cap: 100 }] : points;
 }
 
 function profileSweeps(
@@ -124,19 +135,21 @@ function profileSweeps(
 // Of the speed without a cap, the part that a tenant at the knee keeps.
 export const KNEE_PART = 0.95;
 
-// The smallest cap that keeps KNEE_PART of the speed at the largest one; undefined for a single
-// point, where nothing was compared.
+// The smallest cap that keeps KNEE_PART of the speed without one; undefined where nothing was
+// measured without a cap, or nothing with one.
 export function knee(alone: readonly SweepPoint[]): SweepPoint | undefined {
   const last = alone.at(-1);
-  if (last === undefined || alone.length < 2) return undefined;
+  if (last?.cap !== 100 || alone.length < 2) return undefined;
   return alone.find((point) => point.rate >= KNEE_PART * last.rate);
 }
 
-// The cap that gives a crowd most; the smallest of equals, which leaves more memory.
+// The cap that gives a crowd most; of those that do the same, one that is among the curves, then
+// the one that does most, then the smallest, which leaves more memory.
 export function bestCap(crowd: readonly SweepPoint[]): SweepPoint | undefined {
-  let best: SweepPoint | undefined;
-  for (const point of crowd) if (best === undefined || point.rate > best.rate) best = point;
-  return crowd.length < 2 ? undefined : best;
+  if (crowd.length < 2) return undefined;
+  const most = Math.max(...crowd.map((point) => point.rate));
+  const same = crowd.filter((point) => point.rate >= SAME_PART * most);
+  return same.find((point) => point.everySize) ?? same.find((point) => point.rate === most);
 }
 
 // Memory of a CUDA context by SM cap, from the calibration; otherwise as the profile of the

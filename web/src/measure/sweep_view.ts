@@ -44,6 +44,7 @@ export function sweepSection(document: LabDocument): Child {
         { class: "charts three" },
         ...rest.map((sweep) => aloneChart(sweep, document, sweep.workload)),
       ),
+    rest.length > 0 && h("p", { class: "note" }, "100 % is one alone without a cap."),
     rest.length > 0 && figures(rest, memories),
   );
 }
