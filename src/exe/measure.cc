@@ -21,6 +21,7 @@
 #include "measure/calibrate.h"
 #include "measure/lab.h"
 #include "measure/lessons.h"
+#include "measure/method.h"
 #include "measure/report.h"
 #include "measure/summary.h"
 #include "model/document.h"
@@ -89,6 +90,7 @@ Result<Measurement> Measure(const Flags& flags) {
   options.request = request;
   options.crew.cuda_library = CudaPath(flags.cuda);
   options.crew.gpu_sm_count = gpu->sm_count.value_or(0);
+  options.crew.starting_max = std::clamp(node.host.cpu_cores, 4, 32);
   options.no_mps = WhyNoMps(node, *gpu);
   options.allow_mig_reconfigure = flags.allow_mig_reconfigure;
   options.now_utc = UtcNow;
@@ -120,6 +122,7 @@ std::string PageOf(const Measurement& seen, const Calibration& calibration,
                    const std::vector<Lesson>& lessons) {
   return MeasurementReport({{"measurement", MeasurementToJson(seen)},
                             {"calibration", CalibrationToJson(calibration)},
+                            {"method", DescribeMethod(seen)},
                             {"predictions", ForecastsToJson(ForecastRuns(seen, calibration))},
                             {"lessons", LessonsToJson(lessons)}});
 }
