@@ -179,7 +179,7 @@ class Deriver {
   void FindReserve() {
     if (measurement_.device_reserve <= Bytes{}) return Inherited("device_reserve", "not probed");
     calibration_.device_reserve = Bytes::FromMib(measurement_.device_reserve.mib_rounded_up());
-    Measured("device_reserve", "what the driver and an MPS server took of the memory");
+    Measured("device_reserve", "what the driver and five MPS servers take of the memory");
   }
 
   void NameWhatIsInherited() {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -22,6 +23,9 @@ namespace {
 
 // MPS on Volta and later serves 48 clients, by newer documents 60: beyond this nobody looks.
 constexpr int kClientsProbed = 64;
+
+// Room is kept for a server for each of so many tenants on a GPU; more is rare.
+constexpr int kServersExpected = 5;
 
 constexpr double kRecoverySeconds = 10;  // Longer is no recovery.
 
@@ -169,6 +173,7 @@ class Lab {
     Tell(act.name);
     ASSIGN_OR_RETURN(const Stage stage, Prepare(act));
     ASSIGN_OR_RETURN(const auto crew, Crew::Start(options_.crew, stage.places));
+    RETURN_IF_ERROR(WeighServers(stage));
     if (act.kind == ActKind::kQuota) return CheckQuota(act, *crew);
     if (act.kind == ActKind::kClients) return CountClients(act, stage, crew->size());
     const double act_s = act.ExpectedSeconds(options_.request.effort);
@@ -205,6 +210,21 @@ class Lab {
     if (const Status measured = Perform(inside); !measured) GiveUp(inside, measured.error());
     Tell(fmt::format("{}: putting back what was there", act.name));
     return session->Restore();
+  }
+
+  // An MPS server has memory of its own, which no tenant gets.
+  Status WeighServers(const Stage& stage) {
+    const std::map<int, Bytes> memory = meter_.ProcessMemory();
+    for (const std::unique_ptr<MpsDaemon>& daemon : stage.servers) {
+      ASSIGN_OR_RETURN(const std::vector<int> servers, daemon->Servers());
+      for (const int server : servers) {
+        const auto it = memory.find(server);
+        if (it == memory.end()) continue;
+        seen_.device_reserve =
+            std::max(seen_.device_reserve, meter_.DriverReserve() + it->second * kServersExpected);
+      }
+    }
+    return {};
   }
 
   Status CheckQuota(const Act& act, Crew& crew) {

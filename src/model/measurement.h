@@ -54,34 +54,34 @@ struct TenantFigures {
   double latency_ms_p50 = 0;  // Of a unit, from launch to the end of the wait.
   double latency_ms_p99 = 0;
   double latency_ms_max = 0;
-  std::optional<Bytes> memory;         // As NVML shows the process: context and buffers.
-  std::optional<double> startup_ms;    // From starting the process to its first unit done.
-  std::optional<double> slowdown;      // Rate of the same workload alone over this rate.
+  std::optional<Bytes> memory;       // As NVML shows the process: context and buffers.
+  std::optional<double> startup_ms;  // From starting the process to its first unit done.
+  std::optional<double> slowdown;    // Rate of the same workload alone over this rate.
 };
 
 struct Run {
-  std::string id;       // "time-slicing/transformer/x8": unique in the measurement.
-  std::string series;   // What it is a point of: "alone", "scaling", "sm-sweep", "pair", "servers",
-                        // "pipeline", "mig", "drift".
+  std::string id;      // "time-slicing/transformer/x8": unique in the measurement.
+  std::string series;  // What it is a point of: "alone", "scaling", "sm-sweep", "pair", "servers",
+                       // "pipeline", "mig", "drift".
   SharingMode mode = SharingMode::kExclusive;  // kExclusive: alone on the GPU.
-  int servers = 1;      // MPS servers on the GPU in this run; 1 in other modes.
-  int streams = 1;      // CUDA streams a process.
+  int servers = 1;  // MPS servers on the GPU in this run; 1 in other modes.
+  int streams = 1;  // CUDA streams a process.
   std::vector<TenantFigures> tenants;
   Estimate total_per_s;  // Of all tenants; their units added up.
   double fairness = 1;   // Jain's index of the tenants' rates, each over its rate alone; 1: equal.
   int rounds = 0;
   double round_ms = 0;
-  bool settled = false;  // The stopping rule was met before the rounds ran out.
+  bool settled = false;                      // The stopping rule was met before the rounds ran out.
   std::optional<double> energy_mj_per_unit;  // NVML's counter over the rounds, idle power included.
 };
 
 // Allocating until refused, under a memory limit.
 struct QuotaCheck {
   SharingMode mode = SharingMode::kMps;
-  std::string how;      // "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "MIG instance 1g.18gb".
+  std::string how;  // "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "MIG instance 1g.18gb".
   Bytes limit;
-  Bytes context;        // What of it the CUDA context takes.
-  Bytes allocated;      // What could be had beside it.
+  Bytes context;             // What of it the CUDA context takes.
+  Bytes allocated;           // What could be had beside it.
   double error_percent = 0;  // (allocated + context - limit) / limit; above 0: past the limit.
   bool enforced = false;     // An allocation was refused at all before the whole GPU was taken.
 };
@@ -90,12 +90,12 @@ struct QuotaCheck {
 struct FaultCheck {
   SharingMode mode = SharingMode::kMps;
   int servers = 1;
-  std::string fault;    // "illegal access", "SIGKILL", "terminate_client".
-  int neighbours = 0;   // In the same fault domain (with servers = 2: in the other one).
+  std::string fault;   // "illegal access", "SIGKILL", "terminate_client".
+  int neighbours = 0;  // In the same fault domain (with servers = 2: in the other one).
   int survivors = 0;
   double pause_ms_max = 0;  // The longest time without a finished unit among the survivors.
   std::optional<double> recovery_ms;  // Until a new client had finished its first unit.
-  std::string note;     // The error that the neighbours saw, and the like.
+  std::string note;                   // The error that the neighbours saw, and the like.
 };
 
 struct Skipped {
@@ -114,27 +114,27 @@ struct GpuConditions {
 };
 
 struct Measurement {
-  std::string board;        // Catalogue name; empty where the catalogue hasn't got it.
-  std::string gpu_name;     // "NVIDIA H200"
+  std::string board;     // Catalogue name; empty where the catalogue hasn't got it.
+  std::string gpu_name;  // "NVIDIA H200"
   std::string gpu_uuid;
   std::string driver_version;
-  int cuda_version = 0;     // 13000
+  int cuda_version = 0;  // 13000
   int sm_count = 0;
   Bytes memory;
   int cpu_cores = 0;
-  std::string effort;       // "quick", "full"
-  std::uint64_t seed = 0;   // Of the order of the modes.
+  std::string effort;      // "quick", "full"
+  std::uint64_t seed = 0;  // Of the order of the modes.
   double duration_s = 0;
-  bool simulated = false;   // On the simulated driver, in its own time.
-  bool partial = false;     // Interrupted or failed before the end; `skipped` says what is missing.
-  bool disturbed = false;   // Other processes were on the GPU (--force).
+  bool simulated = false;  // On the simulated driver, in its own time.
+  bool partial = false;    // Interrupted or failed before the end; `skipped` says what is missing.
+  bool disturbed = false;  // Other processes were on the GPU (--force).
   std::vector<std::string> disturbed_by;  // "1234 python3, 812 MiB".
   GpuConditions before;
   GpuConditions after;
   // How much slower the alone runs were at the end than at the start, largest of all workloads, in
   // percent; absent where they were not repeated.
   std::optional<double> drift_percent;
-  Bytes device_reserve;     // Of the GPU's memory, what the driver and an MPS server keep.
+  Bytes device_reserve;     // Of the GPU's memory, what the driver and five MPS servers keep.
   int mps_clients_max = 0;  // Most clients that MPS served; 0: not probed.
   std::vector<Run> runs;
   std::vector<QuotaCheck> quotas;

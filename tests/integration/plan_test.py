@@ -211,7 +211,7 @@ workloads: [{{name: encoder, replicas: 16, compute: {{profile: {name}}}{more}}}]
         plan = self.plan(EXAMPLES / "forty-encoders.yaml")
         rates = {s["name"]: s.get("throughput_per_s", 0) for s in plan["strategies"]}
         self.assertLess(3 * rates["time-slicing"], rates["mps-uncapped"])
-        self.assertLess(2 * rates["mps-uncapped"], rates["mps"])
+        self.assertLess(1.3 * rates["mps-uncapped"], rates["mps"])
         self.assertAlmostEqual(plan["summary"]["throughput_per_s"], rates["chosen"], delta=0.01)
         said = self.run_sublet("plan", EXAMPLES / "forty-encoders.yaml").stdout
         for word in ("mps-uncapped", "time-slicing", "/s from the replicas that are always busy"):
