@@ -18,6 +18,7 @@ if [ "${1:-}" = -f ]; then
   fi
   [ "$fault" != stubborn ] || trap '' TERM
   if [ "$fault" = orphans ]; then
+    # shellcheck disable=SC2016  # The inner shell expands it.
     setsid sh -c 'trap "" TERM
       echo $$ >"$CUDA_MPS_PIPE_DIRECTORY/server"
       while :; do sleep 1; done' &
@@ -26,7 +27,7 @@ if [ "${1:-}" = -f ]; then
   mkfifo "$pipe/end"
   echo $$ >"$pipe/nvidia-cuda-mps-control.pid"
   # Opened for both, so that the read waits for `quit` alone.
-  while read -r word <>"$pipe/end"; do
+  while read -r _ <>"$pipe/end"; do
     [ "$fault" = stubborn ] || exit 0
   done
   exit 0
