@@ -56,6 +56,18 @@ void ResetSignals() {
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
+// A second number for the pipe, above all that the child asks for: it may have been given one of
+// those, and what is put there would close it, or would get what is meant for us. The first where
+// there is none left.
+int ParkFailurePipe(const Launch& launch) {
+  int above = STDERR_FILENO;
+  for (const ChildDescriptor& descriptor : *launch.descriptors) {
+    above = std::max(above, descriptor.theirs);
+  }
+  const int fd = ::fcntl(launch.failure_pipe, F_DUPFD_CLOEXEC, above + 1);
+  return fd < 0 ? launch.failure_pipe : fd;
+}
+
 bool PlaceDescriptors(const Launch& launch) {
   std::array<int, kDescriptorsMax> parked{};
   std::size_t count = 0;
@@ -78,17 +90,18 @@ bool PlaceDescriptors(const Launch& launch) {
 
 [[noreturn]] void BecomeProgram(const Launch& launch) {
   ::setpgid(0, 0);
-  bool ready = true;
-  if (launch.parent_death_signal != 0) {
+  const int failure_pipe = ParkFailurePipe(launch);
+  bool ready = failure_pipe != launch.failure_pipe;
+  if (ready && launch.parent_death_signal != 0) {
     ready = ::prctl(PR_SET_PDEATHSIG, launch.parent_death_signal) == 0;
     // The parent may have died before the kernel knew of the wish; then this process has another
     // parent by now, and nobody would ever end it.
     if (::getppid() != launch.parent) ::_Exit(EXIT_FAILURE);
   }
-  ResetSignals();
+  if (ready) ResetSignals();
   if (ready && PlaceDescriptors(launch)) ::execve(launch.path, launch.argv, launch.environment);
   const int reason = errno;
-  static_cast<void>(::write(launch.failure_pipe, &reason, sizeof reason) == sizeof reason);
+  static_cast<void>(::write(failure_pipe, &reason, sizeof reason) == sizeof reason);
   ::_Exit(EXIT_FAILURE);  // There is nobody here to return a Result to.
 }
 

@@ -154,6 +154,24 @@ TEST(ChildProcess, LeavesTheCallersPipeSignalAsItWas) {
   EXPECT_EQ(::sigismember(&blocked, SIGPIPE), 0);
 }
 
+TEST(ChildProcess, SaysWhyItCannotStartUnderAnyNumbersOfDescriptors) {
+  std::string folder = (std::filesystem::temp_directory_path() / "child-XXXXXX").string();
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  // Is found, so that it is the kernel which refuses, in the child: there is no such interpreter.
+  const std::string program = folder + "/program";
+  std::ofstream(program) << "#!/nonexistent/interpreter\n";
+  std::filesystem::permissions(program, std::filesystem::perms::owner_all);
+  const FileDescriptor given(::memfd_create("given", MFD_CLOEXEC));
+  ChildOptions options{.argv = {program}};
+  // What Start() opens itself has numbers among these.
+  for (int theirs = 3; theirs <= 12; ++theirs) options.descriptors.push_back({given.get(), theirs});
+  const auto child = ChildProcess::Start(options);
+  EXPECT_EQ(::lseek(given.get(), 0, SEEK_END), 0);  // Nothing was written to what the child has.
+  std::filesystem::remove_all(folder);
+  ASSERT_FALSE(child.has_value());
+  EXPECT_EQ(child.error().code, ErrorCode::kNotFound);
+}
+
 TEST(ChildProcess, SaysWhyItCannotStart) {
   const auto missing = ChildProcess::Start({.argv = {"/nonexistent/program"}});
   ASSERT_FALSE(missing.has_value());
