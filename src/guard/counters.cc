@@ -22,6 +22,7 @@ struct ThreadState {
   bool waits_for_its_own;       // It has ended a burst of its own launches.
   std::uint64_t launches;       // Since its last wait.
   std::uint64_t offered;        // Of them, those in unclaimed_launches.
+  std::uint64_t claims;         // Value of the global one when it last offered.
   std::uint64_t work_begun_ns;  // First work since its last wait; 0: none.
 };
 
@@ -37,6 +38,8 @@ std::atomic<ObservedProcess*> self{nullptr};
 // Launches of threads that never wait themselves; some other thread waits for them.
 std::atomic<std::uint64_t> unclaimed_launches{0};
 std::atomic<std::uint64_t> unclaimed_begun_ns{0};
+// How often a thread claimed all of them. It tells those who launched that their burst is over.
+std::atomic<std::uint64_t> claims{0};
 
 std::uint64_t Now() {
   timespec time;
@@ -126,6 +129,16 @@ ObservedProcess* Self() {
   }
 }
 
+// Begins anew where another thread has waited for what this one offered, and says whether it has.
+bool ForgetWhatOthersClaimed() {
+  if (thread_state.offered == 0) return false;
+  if (claims.load(std::memory_order_acquire) == thread_state.claims) return false;
+  thread_state.launches = 0;
+  thread_state.offered = 0;
+  thread_state.work_begun_ns = 0;
+  return true;
+}
+
 // This thread waited for what it had offered to others.
 void TakeBack(std::uint64_t offered) {
   std::uint64_t there = unclaimed_launches.load(std::memory_order_relaxed);
@@ -152,6 +165,7 @@ DriverCall::~DriverCall() {
 }
 
 void WorkBegins() {
+  ForgetWhatOthersClaimed();
   if (thread_state.work_begun_ns == 0) thread_state.work_begun_ns = Now();
 }
 
@@ -159,8 +173,13 @@ void Launched() {
   ObservedProcess* const process = Self();
   if (process == nullptr) return;
   Add(process->launches, 1);
+  // Claimed while the driver launched: the burst before is over, and this work begins another.
+  if (ForgetWhatOthersClaimed()) thread_state.work_begun_ns = Now();
   ++thread_state.launches;
   if (thread_state.waits_for_its_own) return;
+  // Before the offer: a claim that comes between the two leaves the offer unclaimed, and the next
+  // wait of any thread finds it. The other way round this thread would count it a second time.
+  thread_state.claims = claims.load(std::memory_order_acquire);
   std::uint64_t none = 0;
   unclaimed_begun_ns.compare_exchange_strong(none, thread_state.work_begun_ns);
   Add(unclaimed_launches, 1);
@@ -171,6 +190,7 @@ void Waited() {
   ObservedProcess* const process = Self();
   if (process == nullptr) return;
   Add(process->waits, 1);
+  ForgetWhatOthersClaimed();
   if (thread_state.launches > 0) {
     EndBurst(*process, thread_state.work_begun_ns);
     if (thread_state.offered > 0) TakeBack(thread_state.offered);
@@ -178,6 +198,7 @@ void Waited() {
   } else if (unclaimed_launches.exchange(0, std::memory_order_relaxed) > 0) {
     // This thread waits for what others launched.
     const std::uint64_t begun = unclaimed_begun_ns.exchange(0, std::memory_order_relaxed);
+    claims.fetch_add(1, std::memory_order_release);
     EndBurst(*process, begun != 0 ? begun : Now());
   }
   thread_state.launches = 0;

@@ -136,7 +136,17 @@ TEST_F(GuardTest, LosesNothingBetweenThreads) {
 
 TEST_F(GuardTest, EndsABurstInTheThreadThatWaits) {
   ASSERT_EQ(Program("handover"), 0);
+  EXPECT_EQ(Sum().waits, 6u);
   EXPECT_EQ(Sum().bursts, 5u);
+}
+
+TEST_F(GuardTest, BeginsABurstAnewAfterAnotherThreadHasWaited) {
+  ASSERT_EQ(Program("handover"), 0);
+  std::uint64_t with_a_pause = 0;
+  for (int i = DurationBucket(200'000'000); i < kDurationBuckets; ++i) {
+    with_a_pause += seen_->processes[0].durations[i];
+  }
+  EXPECT_EQ(with_a_pause, 0u);
 }
 
 TEST_F(GuardTest, CountsAForkedChildForItself) {

@@ -130,14 +130,16 @@ void Threads() {
   for (std::thread& thread : threads) thread.join();
 }
 
-// One thread launches, another one waits for it.
+// One thread launches, another one waits for it, and nobody works for 200 ms before the next.
 void Handover() {
   const auto launch = Get<Launch>("cuLaunchKernel");
   const auto wait = Get<Wait>("cuEventSynchronize");
   for (int i = 0; i < 5; ++i) {
+    if (i > 0) ::usleep(200'000);
     EXPECT(LaunchWith(launch) == 0);
     std::thread([&] { EXPECT(wait(nullptr) == 0); }).join();
   }
+  EXPECT(wait(nullptr) == 0);  // For nothing: others have waited for all that was launched.
 }
 
 void Fork() {
