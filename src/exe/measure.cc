@@ -1,9 +1,12 @@
 // `sublet measure`: what sharing costs on this very card.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <ctime>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -110,6 +113,15 @@ Result<Measurement> Load(const std::string& path) {
   return ParseMeasurement(text, path);
 }
 
+// Whether a file could be written there, as far as can be told without writing it.
+Status CheckFolderOf(const std::string& path) {
+  if (path.empty() || path == "-") return {};
+  std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (folder.empty()) folder = ".";
+  if (::access(folder.c_str(), W_OK | X_OK) == 0) return {};
+  return FailFromErrno(errno, fmt::format("writing to {}", folder.string()));
+}
+
 // What was seen, as the file has it: the calibration with its evidence inside.
 std::string FileOf(const Measurement& seen, const Calibration& calibration) {
   nlohmann::ordered_json file = CalibrationToJson(calibration);
@@ -141,6 +153,10 @@ Result<int> MeasureAndWrite(const Flags& flags) {
     ASSIGN_OR_RETURN(simulation, SimulatedNode::Start(flags.sim));
   }
   const InterruptScope interrupts;
+  // A minute of measuring isn't lost to a mistyped folder.
+  for (const std::string& path : {flags.output, flags.report}) {
+    RETURN_IF_ERROR(CheckFolderOf(path));
+  }
   ASSIGN_OR_RETURN(const Measurement seen, flags.from.empty() ? Measure(flags) : Load(flags.from));
   const Calibration calibration = Calibrate(seen);
   const std::vector<Lesson> lessons = GradeLessons(seen);

@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -31,6 +34,15 @@ constexpr double kRecoverySeconds = 10;  // Longer is no recovery.
 
 constexpr Bytes kMemoryLimitSlack = Bytes::FromMib(2);  // The driver's granularity.
 
+// What the driver says to a client too many: by the documents one of the last two, seen was the
+// first.
+bool IsRefusal(const Error& error) {
+  return std::ranges::any_of(
+      std::array{"CUDA_ERROR_DEVICE_UNAVAILABLE", "CUDA_ERROR_MPS_MAX_CLIENTS_REACHED",
+                 "CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED"},
+      [&](const char* name) { return error.message.find(name) != std::string::npos; });
+}
+
 class Lab {
  public:
   Lab(const Inventory& node, const Gpu& gpu, const GpuMeter& meter, const LabOptions& options,
@@ -51,7 +63,6 @@ class Lab {
     seen_.effort = options.request.effort == Effort::kFull ? "full" : "quick";
     seen_.seed = options.request.seed;
     seen_.simulated = node.driver.simulated;
-    seen_.device_reserve = meter.DriverReserve();
   }
 
   Result<Measurement> Run() {
@@ -66,7 +77,8 @@ class Lab {
     for (std::size_t i = 0; i < schedule.acts.size(); ++i) {
       const Act& act = schedule.acts[i];
       const Status status = Perform(act);
-      if (!status && i == 0 && !Interrupted()) return tl::unexpected(status.error());
+      const bool begun = !seen_.runs.empty() || i > 0 || Interrupted();
+      if (!status && !begun) return tl::unexpected(status.error());
       if (!status) GiveUp(act, status.error());
       done_s_ += act.ExpectedSeconds(options_.request.effort);
       if (!Interrupted()) continue;
@@ -146,11 +158,17 @@ class Lab {
     std::vector<WorkerPlace> places;
   };
 
-  Result<Stage> Prepare(const Act& act) const {
+  Result<Stage> Prepare(const Act& act) {
     Stage stage;
     for (int i = 0; i < act.servers; ++i) {
-      ASSIGN_OR_RETURN(auto server, MpsDaemon::Start({.gpu_uuid = gpu_.uuid}));
-      stage.servers.push_back(std::move(server));
+      // A daemon that didn't come up won't the next time, and each try takes its patience.
+      if (no_mps_) return tl::unexpected(*no_mps_);
+      Result<std::unique_ptr<MpsDaemon>> server = MpsDaemon::Start({.gpu_uuid = gpu_.uuid});
+      if (!server) {
+        if (!Interrupted()) no_mps_ = server.error();
+        return tl::unexpected(server.error());
+      }
+      stage.servers.push_back(*std::move(server));
     }
     for (int i = 0; i < act.workers; ++i) stage.places.push_back(PlaceOf(act, stage, i));
     return stage;
@@ -173,6 +191,7 @@ class Lab {
     Tell(act.name);
     ASSIGN_OR_RETURN(const Stage stage, Prepare(act));
     ASSIGN_OR_RETURN(const auto crew, Crew::Start(options_.crew, stage.places));
+    RETURN_IF_ERROR(ConfirmConfined(act, stage, *crew));
     RETURN_IF_ERROR(WeighServers(stage));
     if (act.kind == ActKind::kQuota) return CheckQuota(act, *crew);
     if (act.kind == ActKind::kClients) return CountClients(act, stage, crew->size());
@@ -212,6 +231,35 @@ class Lab {
     return session->Restore();
   }
 
+  // A process that can't reach its MPS daemon runs on the whole GPU without a word, and what it did
+  // there would pass for MPS.
+  Status ConfirmConfined(const Act& act, const Stage& stage, const Crew& crew) const {
+    std::vector<std::set<int>> clients;
+    for (const std::unique_ptr<MpsDaemon>& daemon : stage.servers) {
+      std::set<int>& of_daemon = clients.emplace_back();
+      ASSIGN_OR_RETURN(const std::vector<int> servers, daemon->Servers());
+      for (const int server : servers) {
+        ASSIGN_OR_RETURN(const std::vector<int> pids, daemon->Clients(server));
+        of_daemon.insert(pids.begin(), pids.end());
+      }
+    }
+    for (int i = 0; i < crew.size(); ++i) {
+      const WorkerInfo& worker = crew.info(i);
+      if (!clients.empty() &&
+          !clients[static_cast<std::size_t>(i) % clients.size()].contains(worker.pid)) {
+        return Fail(ErrorCode::kUnavailable,
+                    fmt::format("worker {} (pid {}) is no client of its mps server", i, worker.pid),
+                    "it may not enter the pipe directory, or has another pid namespace");
+      }
+      if (act.sm_percent && gpu_.sm_count && worker.sm_count >= *gpu_.sm_count) {
+        return Fail(ErrorCode::kUnavailable,
+                    fmt::format("a cap of {} % of the SMs has no effect: worker {} sees all {}",
+                                *act.sm_percent, i, worker.sm_count));
+      }
+    }
+    return {};
+  }
+
   // An MPS server has memory of its own, which no tenant gets.
   Status WeighServers(const Stage& stage) {
     const std::map<int, Bytes> memory = meter_.ProcessMemory();
@@ -232,6 +280,10 @@ class Lab {
     // A context and nothing else yet: `small` has no buffers.
     const auto memory = meter_.ProcessMemory();
     const auto own = memory.find(crew.info(0).pid);
+    if (own == memory.end()) {
+      seen_.skipped.push_back({act.name, "the driver doesn't show how much memory a process has"});
+      return {};
+    }
     ASSIGN_OR_RETURN(const AllocationReply reply, crew.AllocateToTheWall(0));
     QuotaCheck check;
     check.mode = act.mode;
@@ -239,7 +291,7 @@ class Lab {
     check.limit = *act.memory_limit;
     check.allocated = reply.allocated;
     if (act.sm_percent) check.how += fmt::format(", {} % of the SMs", *act.sm_percent);
-    if (own != memory.end()) check.context = own->second;
+    check.context = own->second;
     const Bytes had = check.allocated + check.context;
     check.error_percent = 100 * static_cast<double>(had.count - check.limit.count) /
                           static_cast<double>(check.limit.count);
@@ -253,9 +305,15 @@ class Lab {
     std::vector<std::unique_ptr<Crew>> more;
     while (clients < kClientsProbed && !Interrupted()) {
       Result<std::unique_ptr<Crew>> one = Crew::Start(options_.crew, {PlaceOf(act, stage, 0)});
+      if (!one && !Interrupted() && !IsRefusal(one.error())) return tl::unexpected(one.error());
       if (!one) break;
       more.push_back(*std::move(one));
       ++clients;
+    }
+    if (Interrupted()) return Fail(ErrorCode::kUnavailable, "interrupted");
+    if (clients == kClientsProbed) {
+      seen_.skipped.push_back({act.name, fmt::format("{} and more were served", clients)});
+      return {};
     }
     seen_.mps_clients_max = clients;
     return {};
@@ -275,6 +333,7 @@ class Lab {
       const std::vector<WorkerOutcome> outcomes =
           kill ? crew->RunRoundWithSignal(workers, 0, SIGKILL, round)
                : crew->RunRoundWithMisdeed(workers, 0, Misdeed::kIllegalAccess, round);
+      if (Interrupted()) return Fail(ErrorCode::kUnavailable, "interrupted");
       FaultCheck check;
       check.mode = act.mode;
       check.servers = std::max(act.servers, 1);
@@ -334,7 +393,9 @@ class Lab {
       const double alone = runner_.AloneRate(run.tenants[0].workload);
       if (alone <= 0) continue;
       const double slower = 100 * (1 - run.total_per_s.value / alone);
-      seen_.drift_percent = std::max(seen_.drift_percent.value_or(slower), slower);
+      if (std::abs(slower) >= std::abs(seen_.drift_percent.value_or(0))) {
+        seen_.drift_percent = slower;
+      }
     }
   }
 
@@ -345,6 +406,7 @@ class Lab {
   TrialRunner runner_;
   Measurement seen_;
   std::int64_t begun_ns_ = 0;
+  std::optional<Error> no_mps_;  // Why no daemon comes up, once one didn't.
   double expected_s_ = 0;
   double done_s_ = 0;
 };

@@ -75,7 +75,9 @@ std::string DescribeMethod(std::string_view effort) {
       "that interval is at most {:g} % of the median and the older and the newer half of its "
       "rounds differ by at most {:g} %. Latencies are of single units, from launch to the end "
       "of the wait: p50 and p99 are taken in each round and are the medians of all rounds, the "
-      "maximum is that of all. The workloads run alone first, because every slowdown refers to "
+      "maximum is that of all; of a tenant with fewer than a hundred units in a round the p99 is "
+      "that "
+      "round's slowest unit. The workloads run alone first, because every slowdown refers to "
       "that, and once more at the end; what lies between is in an order shuffled by a seed.",
       options.rounds_min, options.rounds_max, 100 * options.half_width_max,
       100 * options.trend_max);

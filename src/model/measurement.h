@@ -131,8 +131,8 @@ struct Measurement {
   std::vector<std::string> disturbed_by;  // "1234 python3, 812 MiB".
   GpuConditions before;
   GpuConditions after;
-  // How much slower the alone runs were at the end than at the start, largest of all workloads, in
-  // percent; absent where they were not repeated.
+  // How much slower the alone runs were at the end than at the start, of the workload that changed
+  // most, in percent; negative: faster. Absent where they were not repeated.
   std::optional<double> drift_percent;
   Bytes device_reserve;     // Of the GPU's memory, what the driver and five MPS servers keep.
   int mps_clients_max = 0;  // Most clients that MPS served; 0: not probed.

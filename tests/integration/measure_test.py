@@ -325,7 +325,8 @@ class Refusals(MeasureTest):
         missing = self.path / "missing" / "cal.json"
         done = self.run_sublet("measure", "--sim", "h200", "--only", "quota", "-o", missing,
                                status=NOT_FOUND)
-        self.assertIn(f"{missing}: No such file or directory", done.stderr)
+        self.assertIn(f"{missing.parent}: No such file or directory", done.stderr)
+        self.assertNotIn("0 %", done.stderr)  # Said before anything is measured.
         self.assertEqual(done.stdout, "")
         self.assert_nothing_left()
 
