@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 
 namespace sublet {
 namespace {
@@ -39,6 +41,11 @@ Status WriteAll(int fd, std::string_view content, const std::string& path) {
 }
 
 }  // namespace
+
+std::string OwnProgramPath() {
+  std::error_code ignored;
+  return std::filesystem::read_symlink("/proc/self/exe", ignored).string();
+}
 
 tl::unexpected<Error> FailFromErrno(int error_number, std::string_view what) {
   ErrorCode code = ErrorCode::kIo;

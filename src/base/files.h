@@ -26,6 +26,11 @@ Result<std::string> ReadFile(const std::string& path, std::size_t bytes_max);
 // kPermission or kIo; then a file is as it was.
 Status WriteFileAtomically(const std::string& path, std::string_view content, unsigned mode = 0644);
 
+// The path of the program that runs; empty where /proc isn't there. What is installed beside it is
+// found by this. To start it once more, use /proc/self/exe where nothing lies here: a program that
+// was replaced while it runs, as by an update, has " (deleted)" behind its path.
+std::string OwnProgramPath();
+
 // The error for the current errno, with `what` in front: the one place where errno becomes an
 // Error.
 [[nodiscard]] tl::unexpected<Error> FailFromErrno(int error_number, std::string_view what);

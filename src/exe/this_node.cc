@@ -23,8 +23,7 @@ std::optional<std::string> ProcessEnvironment(const char* name) {
 }
 
 std::string ProgramFolder() {
-  std::error_code ignored;
-  return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
+  return std::filesystem::path(OwnProgramPath()).parent_path().string();
 }
 
 }  // namespace

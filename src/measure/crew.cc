@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/child_process.h"
 #include "base/clock.h"
+#include "base/files.h"
 #include "base/interrupt.h"
 #include "measure/start_line.h"
 #include "measure/worker_channel.h"
@@ -71,10 +72,8 @@ std::string LastWords(const FileDescriptor& output) {
   return words.empty() ? words : ": " + words;
 }
 
-std::string OwnProgram() {
-  std::array<char, 4096> path{};
-  const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
-  const std::string program(path.data(), static_cast<std::size_t>(std::max<ssize_t>(0, length)));
+std::string WorkerProgram() {
+  const std::string program = OwnProgramPath();
   // Replaced while it runs, as by an update, it can still be had under this name.
   return ::access(program.c_str(), X_OK) == 0 ? program : "/proc/self/exe";
 }
@@ -175,7 +174,7 @@ Status Crew::State::StartProcess(int worker, const WorkerPlace& place) {
   ASSIGN_OR_RETURN(ChannelEnds ends, MakeWorkerChannel());
   member.output = FileDescriptor(::memfd_create("sublet-worker-output", MFD_CLOEXEC));
   ChildOptions options;
-  options.argv = {options_.program.empty() ? OwnProgram() : options_.program,
+  options.argv = {options_.program.empty() ? WorkerProgram() : options_.program,
                   std::string(kWorkerVerb)};
   options.environment = EnvironmentAt(place);
   options.descriptors = {{ends.worker.get(), kWorkerChannelFd},

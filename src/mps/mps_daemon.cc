@@ -57,9 +57,7 @@ std::string_view LastLine(std::string_view text) {
 
 // The folder of the program that runs.
 std::string OwnFolder() {
-  std::array<char, 4096> path{};
-  const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size());
-  const std::string program(path.data(), static_cast<std::size_t>(std::max<ssize_t>(0, length)));
+  const std::string program = OwnProgramPath();
   return program.substr(0, program.rfind('/'));
 }
 

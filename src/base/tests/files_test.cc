@@ -18,6 +18,12 @@ namespace {
 
 using ::testing::HasSubstr;
 
+TEST(OwnProgramPath, IsTheProgramThatRuns) {
+  const std::filesystem::path path = OwnProgramPath();
+  EXPECT_TRUE(path.is_absolute());
+  EXPECT_TRUE(std::filesystem::equivalent(path, "/proc/self/exe"));
+}
+
 class FilesTest : public ::testing::Test {
  protected:
   void SetUp() override {
