@@ -133,6 +133,22 @@ Status ConfirmClients(MpsDaemon& mps, const std::vector<int>& pids) {
   return {};
 }
 
+// What was seen, and whether what was started for it has ended. A daemon that doesn't go takes
+// nothing from figures that were taken before.
+Result<ProfileOutcome> Ending(Result<ProfileOutcome> seen, const Status& stopped) {
+  if (seen) {
+    if (!stopped) seen->notes.push_back("MPS didn't end: " + stopped.error().message);
+    return seen;
+  }
+  Error& error = seen.error();
+  if (!stopped) {
+    error.message += "; and MPS didn't end: " + stopped.error().message;
+  } else if (Interrupted()) {
+    error.message += "; everything that was started has ended";
+  }
+  return seen;
+}
+
 Result<ProfileOutcome> Profile(const Flags& flags) {
   ASSIGN_OR_RETURN(ProfileRequest request, RequestOf(flags));
   ASSIGN_OR_RETURN(const Inventory node, TakeThisNode({.nvml = flags.nvml}));
@@ -145,7 +161,8 @@ Result<ProfileOutcome> Profile(const Flags& flags) {
   RETURN_IF_ERROR(CheckIdle(others, flags.force));
   ASSIGN_OR_RETURN(const NvmlLibrary nvml, NvmlLibrary::Open(NvmlPath(flags.nvml)));
   ASSIGN_OR_RETURN(const GpuMeter meter, GpuMeter::Open(nvml, gpu->uuid));
-  request.board = gpu->board;
+  // A profile has the name of its board, also where the catalogue doesn't know it.
+  request.board = gpu->board.empty() ? gpu->product : gpu->board;
   request.cpu_cores = node.host.cpu_cores;
   request.source = fmt::format("{}, driver {}{}, {}{}", gpu->product, node.driver.version,
                                node.driver.simulated ? ", simulated" : "", UtcDate(),
@@ -170,8 +187,8 @@ Result<ProfileOutcome> Profile(const Flags& flags) {
         line.Show(done, done > 0 ? spent_s * (1 - done) / done : 0, now);
       });
   line.Clear();
-  if (mps != nullptr) RETURN_IF_ERROR(mps->Stop());
-  return seen;
+  const Status stopped = mps == nullptr ? Status() : mps->Stop();
+  return Ending(std::move(seen), stopped);
 }
 
 void Print(const ProfileOutcome& seen, const Flags& flags) {
@@ -193,14 +210,15 @@ void Print(const ProfileOutcome& seen, const Flags& flags) {
 }
 
 Result<int> ProfileAndWrite(const Flags& flags) {
+  // Before the simulation, which has a folder to remove.
+  const InterruptScope interrupts;
   std::optional<SimulatedNode> simulation;
   if (!flags.sim.empty()) {
     ASSIGN_OR_RETURN(simulation, SimulatedNode::Start(flags.sim));
   }
-  const InterruptScope interrupts;
   Result<ProfileOutcome> seen = Profile(flags);
-  if (!seen && InterruptSignal() != 0) {
-    fmt::print(stderr, "sublet: interrupted; everything that was started has ended\n");
+  if (!seen && Interrupted()) {
+    fmt::print(stderr, "sublet: {}\n", seen.error().message);
     return 128 + InterruptSignal();
   }
   if (!seen) return tl::unexpected<Error>(std::move(seen).error());
@@ -212,7 +230,7 @@ Result<int> ProfileAndWrite(const Flags& flags) {
   } else {
     Print(*seen, flags);
   }
-  return 0;
+  return Interrupted() ? 128 + InterruptSignal() : 0;
 }
 
 }  // namespace

@@ -65,18 +65,24 @@ class Sweep {
           *cap == 100 ? "MPS, no cap" : fmt::format("MPS, {} % of the SMs", *cap);
       Result<RunFigures> alone = Run(at, *cap, 1);
       if (!alone) {
-        if (*cap == 100 || Interrupted()) return Refused(at, std::move(alone).error());
+        if (*cap == 100) return Refused(at, std::move(alone).error());
+        if (Interrupted()) break;
         Note(fmt::format("{}: left out: {}", at, alone.error().message));
         continue;
       }
       NoteOn(at, *alone);
       if (*cap == 100) TakeMemory(alone->copies[0]);
       profile.points.push_back(PointOf(*cap, *alone));
-      if (request_.copies > 0) RETURN_IF_ERROR(MeasureCrowd(at, *alone, profile.points.back()));
+      if (request_.copies > 0) MeasureCrowd(at, *alone, profile.points.back());
+      if (Interrupted()) break;
     }
     const bool crowd = std::ranges::any_of(
         profile.points, [](const ProfilePoint& point) { return point.crowd_per_s.has_value(); });
     if (crowd) profile.crowd = request_.copies;
+    if (Interrupted()) {
+      profile.source += ", interrupted";
+      Note("interrupted: what is missing was not measured");
+    }
     return {};
   }
 
@@ -85,41 +91,37 @@ class Sweep {
   }
 
   // A crowd that can't be had leaves the point without one.
-  Status MeasureCrowd(const std::string& at, const RunFigures& alone, ProfilePoint& point) {
+  void MeasureCrowd(const std::string& at, const RunFigures& alone, ProfilePoint& point) {
     const Bytes each = alone.copies[0].peak.value_or(Bytes{});
     if (each * request_.copies > free_) {
       Note(fmt::format("{}: no crowd: {} copies of {} don't fit into {}", at, request_.copies,
                        FormatBytes(each), FormatBytes(free_)));
-      return {};
+      return;
     }
     std::optional<CrowdRate> few;
-    if (Few() > 0) {
-      ASSIGN_OR_RETURN(few, CrowdOf(at, point.sm_percent, Few()));
-    }
-    ASSIGN_OR_RETURN(const std::optional<CrowdRate> all,
-                     CrowdOf(at, point.sm_percent, request_.copies));
-    if (!all) return {};
+    if (Few() > 0) few = CrowdOf(at, point.sm_percent, Few());
+    if (Interrupted()) return;
+    const std::optional<CrowdRate> all = CrowdOf(at, point.sm_percent, request_.copies);
+    if (!all) return;
     point.crowd_per_s = all->per_s;
-    if (!few) return {};
+    if (!few) return;
     point.sharpness = FitSharpness(point.alone_per_s, *few, *all);
     if (point.sm_percent == 100) outcome_.profile.sharpness = point.sharpness;
-    return {};
   }
 
-  Result<std::optional<CrowdRate>> CrowdOf(const std::string& at, int cap, int copies) {
+  std::optional<CrowdRate> CrowdOf(const std::string& at, int cap, int copies) {
     const std::string what = fmt::format("{}, {} copies", at, copies);
-    Result<RunFigures> seen = Run(what, cap, copies);
+    const Result<RunFigures> seen = Run(what, cap, copies);
     if (!seen) {
-      if (Interrupted()) return Refused(what, std::move(seen).error());
-      Note(fmt::format("{}: left out: {}", what, seen.error().message));
-      return std::optional<CrowdRate>();
+      if (!Interrupted()) Note(fmt::format("{}: left out: {}", what, seen.error().message));
+      return std::nullopt;
     }
     if (seen->ended_early) {
       Note(fmt::format("{}: left out: some copies ended by themselves", what));
-      return std::optional<CrowdRate>();
+      return std::nullopt;
     }
     NoteOn(what, *seen);
-    return std::optional<CrowdRate>({copies, seen->BurstsPerS() / request_.steps});
+    return CrowdRate{copies, seen->BurstsPerS() / request_.steps};
   }
 
   // The smaller crowd: about the middle between one and all, as ratios go.
@@ -176,6 +178,12 @@ class Sweep {
     if (!seen.settled && !seen.ended_early) {
       Note(fmt::format("{}: it never became steady; figures of {:.1f} s", what,
                        seen.copies[0].window.seconds));
+    }
+    if (seen.processes_lost > 0) {
+      Note(
+          fmt::format("{}: {} processes more than the {} that can be watched; what they did is "
+                      "not in the figures",
+                      what, seen.processes_lost, guard::kObservedProcessesMax));
     }
     if (seen.whole_gpu_memory) {
       Note(

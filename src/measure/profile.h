@@ -14,7 +14,8 @@
 // and at the peak. What is left of the uncapped peak without that context is the program's own and
 // the same under every cap; all beyond it is context, which shrinks with the cap.
 //
-// Thread safety: one at a time. Interrupted() of base/interrupt.h ends it early.
+// Thread safety: one at a time. Interrupted() of base/interrupt.h ends it early: with the points
+// that there are once one without a cap is among them, and `source` says so; else with an Error.
 #pragma once
 
 #include <functional>

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -106,9 +107,12 @@ class ProgramRun {
                     "see --ready, or give it more time with --timeout");
       }
     }
-    ASSIGN_OR_RETURN(load_, ChildProcess::Start({.argv = {"/bin/sh", "-c", options_.load},
-                                                 .environment = {},
-                                                 .descriptors = {}}));
+    // Standard output is for the profile alone: what the load prints goes to standard error.
+    ASSIGN_OR_RETURN(
+        load_,
+        ChildProcess::Start({.argv = {"/bin/sh", "-c", options_.load},
+                             .environment = {},
+                             .descriptors = {{.ours = STDERR_FILENO, .theirs = STDOUT_FILENO}}}));
     return {};
   }
 
@@ -203,6 +207,7 @@ class ProgramRun {
   Status TakeFigures() {
     for (Copy& copy : copies_) {
       const Reading end = Read(copy);
+      seen_.processes_lost += end.counts.processes_lost;
       if (copy.end || load_ended_) {
         copy.figures.window = FiguresOfWhatThereIs(copy, end);
         seen_.ended_early = true;

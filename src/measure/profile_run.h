@@ -12,6 +12,7 @@
 // Thread safety: one run at a time. Interrupted() of base/interrupt.h ends it early.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -50,6 +51,7 @@ struct RunFigures {
   bool ended_early = false;  // One ended by itself before the window was over.
   bool whole_gpu_memory =
       false;  // Memory is what the GPU had less, for want of figures by process.
+  std::uint64_t processes_lost = 0;  // That found no place to count; what they did is not here.
 
   double BurstsPerS() const;  // Of all copies.
 };

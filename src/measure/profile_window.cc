@@ -16,6 +16,7 @@ double Mib(std::uint64_t bytes) {
 
 BurstCounts ReadCounts(const guard::Observation& observation) {
   BurstCounts sum;
+  sum.processes_lost = observation.processes_lost;
   sum.durations.assign(guard::kDurationBuckets, 0);
   for (const guard::ObservedProcess& process : observation.processes) {
     if (process.pid == 0) continue;

@@ -20,7 +20,8 @@ namespace sublet {
 
 // What all processes of a program have done until now.
 struct BurstCounts {
-  int processes = 0;  // That spoke to a GPU.
+  int processes = 0;                 // That spoke to a GPU.
+  std::uint64_t processes_lost = 0;  // That did too, and found no place to count.
   std::uint64_t contexts = 0;
   std::uint64_t launches = 0;
   std::uint64_t waits = 0;

@@ -99,9 +99,11 @@ class ProfileTest(unittest.TestCase):
     def test_a_server_is_measured_under_its_load(self):
         # The "server" works from the start; its load only has to run, and be ended.
         mark = self.path / "load-ran"
-        self.profile("--sm", "100", "--seconds", "0.5", "--ready", "true", "--load",
-                     f"touch {mark}; exec sleep 1000")
+        done = self.profile("--sm", "100", "--seconds", "0.5", "--json", "--ready", "true",
+                            "--load", f"touch {mark}; echo 7 requests; exec sleep 1000")
         self.assertTrue(mark.exists())
+        self.assertEqual(json.loads(done.stdout)["version"], "sublet.profile/v1")
+        self.assertIn("7 requests", done.stderr)
         done = self.profile("--sm", "100", "--ready", "true", "--load", "exit 7",
                             status=UNAVAILABLE)
         self.assertIn("the load exited with status 7", done.stderr)
@@ -121,6 +123,27 @@ class ProfileTest(unittest.TestCase):
         self.assertEqual(sublet.returncode, 128 + signal.SIGINT, errors)
         with self.assertRaises(ProcessLookupError):
             os.kill(pid, 0)
+        self.assertIn("interrupted; everything that was started has ended", errors)
+        self.assertEqual(list(self.temporary.iterdir()), [])
+
+    def test_an_interrupt_leaves_the_points_that_there_are(self):
+        # The first two runs are those without MPS and without a cap; the third is interrupted.
+        runs = self.path / "runs"
+        out = self.path / "p.json"
+        command = [SUBLET, "profile", "--sim", "h200", "--sm", "50", "--seconds", "0.5", "-o",
+                   str(out), "--", "/bin/sh", "-c", f"echo >> {runs}; exec {PYTHON} {LOOP}"]
+        with subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as sublet:
+            while not (runs.exists() and runs.read_text().count("\n") == 3):
+                self.assertIsNone(sublet.poll())
+                time.sleep(0.01)
+            sublet.send_signal(signal.SIGINT)
+            printed, errors = sublet.communicate(timeout=60)
+        self.assertEqual(sublet.returncode, 128 + signal.SIGINT, errors)
+        self.assertIn("note: interrupted", printed)
+        profile = json.loads(out.read_text())
+        self.assertEqual([point["sm_percent"] for point in profile["points"]], [100])
+        self.assertIn(", interrupted", profile["source"])
         self.assertEqual(list(self.temporary.iterdir()), [])
 
     def test_bad_input_is_refused_before_anything_runs(self):

@@ -131,8 +131,10 @@ TEST(ReadCounts, AddsUpTheProcesses) {
     process.last_burst_end_ns = static_cast<std::uint64_t>(7 - i);
     process.durations[64] = 10;
   }
+  observation->processes_lost = 3;
   const BurstCounts counts = ReadCounts(*observation);
   EXPECT_EQ(counts.processes, 2);
+  EXPECT_EQ(counts.processes_lost, 3u);
   EXPECT_EQ(counts.launches, 60u);
   EXPECT_EQ(counts.bursts, 20u);
   EXPECT_EQ(counts.last_burst_end_ns, 7u);
