@@ -148,11 +148,12 @@ int StatusOf(const Flags& flags, const Measurement& seen, const std::vector<Less
 }
 
 Result<int> MeasureAndWrite(const Flags& flags) {
+  // Before the simulation, which has a folder to remove.
+  const InterruptScope interrupts;
   std::optional<SimulatedNode> simulation;
   if (!flags.sim.empty()) {
     ASSIGN_OR_RETURN(simulation, SimulatedNode::Start(flags.sim));
   }
-  const InterruptScope interrupts;
   // A minute of measuring isn't lost to a mistyped folder.
   for (const std::string& path : {flags.output, flags.report}) {
     RETURN_IF_ERROR(CheckFolderOf(path));
