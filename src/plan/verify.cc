@@ -9,7 +9,7 @@
 
 #include "plan/latency.h"
 #include "plan/problem.h"
-#include "plan/saturation.h"
+#include "plan/verify_busy.h"
 
 namespace sublet {
 namespace {
@@ -280,13 +280,13 @@ class Verifier {
   // them.
   Status CheckBusy(const PlannedPartition& partition, const Board& board,
                    const Calibration& calibration) const {
-    std::vector<BusyKind> kinds;
+    std::vector<VerifiedClient> clients;
     double other_load = 0;
     bool known = true;  // Of all: how long a turn takes.
     for (const PlannedReplica& replica : partition.replicas) {
       const Workload& workload = *workloads_.at(replica.workload);
       if (!workload.load && workload.compute.measured) {
-        kinds.push_back(BusyKindOf(partition, replica, workload, board));
+        clients.push_back(ClientOf(partition, replica, workload, board));
         continue;
       }
       known = false;
@@ -296,36 +296,36 @@ class Verifier {
       other_load += busy * replica.sm_percent.value_or(100) / 100;
     }
     const bool turns = partition.mode == SharingMode::kTimeSlicing || partition.servers.size() > 1;
-    std::vector<BusyFigures> figures;
+    const bool mps = partition.mode == SharingMode::kMps;
+    std::vector<double> units_ms;  // Of the clients; empty where they don't follow from profiles.
     if (!turns) {
-      figures = partition.mode == SharingMode::kMps ? UnderMps(kinds, std::min(1.0, other_load))
-                                                    : TakingTurns(kinds, 0);
+      units_ms = mps ? UnitMsBeside(clients, std::min(1.0, other_load)) : UnitMsInTurns(clients, 0);
     } else if (known) {
-      figures = partition.mode == SharingMode::kMps ? UnderMpsServers(kinds, calibration.switch_ms)
-                                                    : TakingTurns(kinds, calibration.switch_ms);
+      units_ms = mps ? UnitMsByServer(clients, calibration.switch_ms)
+                     : UnitMsInTurns(clients, calibration.switch_ms);
     }
-    std::size_t k = 0;
+    std::size_t next = 0;
     for (const PlannedReplica& replica : partition.replicas) {
       const Workload& workload = *workloads_.at(replica.workload);
       const auto& stated = replica.prediction.throughput_per_s;
-      const bool busy = !workload.load && workload.compute.measured && !figures.empty();
+      const bool busy = !workload.load && workload.compute.measured && !units_ms.empty();
       if (busy != stated.has_value()) {
         return Broken("{} {} a throughput", replica.id, busy ? "doesn't predict" : "predicts");
       }
       if (!busy) continue;
-      const BusyFigures& follows = figures[k++];
-      if (*stated > follows.rate_per_s * (1 + kTolerance) ||
-          replica.prediction.latency_ms_p50.value_or(0) < follows.latency_ms * (1 - kTolerance)) {
+      const double unit_ms = units_ms[next++];
+      if (*stated > 1000 / unit_ms * (1 + kTolerance) ||
+          replica.prediction.latency_ms_p50.value_or(0) < unit_ms * (1 - kTolerance)) {
         return Broken("{} predicts {:.2f} units/s in {}, {:.2f} follow from its profile",
-                      replica.id, *stated, partition.name, follows.rate_per_s);
+                      replica.id, *stated, partition.name, 1000 / unit_ms);
       }
     }
     return {};
   }
 
   // From the profile's own figures, not from the speeds that the search works with.
-  BusyKind BusyKindOf(const PlannedPartition& partition, const PlannedReplica& replica,
-                      const Workload& workload, const Board& board) const {
+  VerifiedClient ClientOf(const PlannedPartition& partition, const PlannedReplica& replica,
+                          const Workload& workload, const Board& board) const {
     const WorkloadProfile& profile = *workload.compute.measured;
     const double sm_fraction = static_cast<double>(partition.sm_count) / board.sm_count;
     const double bandwidth_part =
@@ -340,16 +340,16 @@ class Verifier {
     const double bandwidth = workload.compute.bandwidth_percent / 100 / bandwidth_part;
     const double stretch = full * std::max({1.0, 1 / profile.SpeedAt(sm_percent), bandwidth});
     if (partition.mode != SharingMode::kMps) {
-      return {.unit_ms = profile.service_ms * stretch, .steps = profile.steps};
+      return {.alone_ms = profile.service_ms * stretch, .steps = profile.steps};
     }
     const double whole = full * std::max(1.0, 1 / profile.SpeedAt(100 * scale));
-    BusyKind kind =
-        KindUnderMps(profile, {.sm_percent = sm_percent,
-                               .stretch = stretch,
-                               .capacity = std::min(sm_fraction, bandwidth_part) / whole,
-                               .share = std::min(1.0, std::max(cap, bandwidth * whole / stretch))});
-    kind.server = *replica.server;
-    return kind;
+    VerifiedClient client = ClientUnderMps(
+        profile, {.sm_percent = sm_percent,
+                  .stretch = stretch,
+                  .capacity = std::min(sm_fraction, bandwidth_part) / whole,
+                  .share = std::min(1.0, std::max(cap, bandwidth * whole / stretch))});
+    client.server = *replica.server;
+    return client;
   }
 
   // Speed in this part of the board over that on all of it. The plan states no service time to read

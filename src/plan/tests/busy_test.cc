@@ -310,5 +310,44 @@ TEST(BusyPlan, VerificationRefusesRatesThatDontFollow) {
               HasSubstr("its throughput is"));
 }
 
+// In every mode, on every board: what the search states is all that the profiles bear, so a little
+// more is refused. Without this a judge that is too lenient would never be noticed. Beside a
+// replica with a load the search rounds that load up, and may state less.
+TEST(BusyPlan, VerificationRefusesALittleMoreOfAnyRate) {
+  std::map<SharingMode, int> raised;
+  int servers = 0;
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const Fleet fleet = RandomBusyFleet(seed);
+    auto plan = MakePlan(
+        {.fleet = fleet, .catalogue = &BuiltInBoards(), .calibration = &DefaultCalibration()});
+    if (!plan) continue;
+    for (PlannedGpu& gpu : plan->gpus) {
+      for (PlannedPartition& partition : gpu.partitions) {
+        if (!std::ranges::all_of(partition.replicas, [](const PlannedReplica& r) {
+              return r.prediction.throughput_per_s.has_value();
+            })) {
+          continue;
+        }
+        PlannedReplica& replica = partition.replicas.back();
+        const double sound = *replica.prediction.throughput_per_s;
+        const double sum = *plan->summary.throughput_per_s;
+        *replica.prediction.throughput_per_s = sound * 1.0001;
+        *plan->summary.throughput_per_s = sum + sound * 0.0001;
+        const Status status = VerifyPlan(*plan, fleet, BuiltInBoards(), DefaultCalibration());
+        ASSERT_FALSE(status.has_value()) << "seed " << seed << ", " << replica.id;
+        EXPECT_THAT(status.error().message, HasSubstr("follow from its profile"));
+        *replica.prediction.throughput_per_s = sound;
+        *plan->summary.throughput_per_s = sum;
+        ++raised[partition.mode];
+        servers += partition.servers.size() > 1 ? 1 : 0;
+      }
+    }
+  }
+  EXPECT_GT(raised[SharingMode::kExclusive], 3);
+  EXPECT_GT(raised[SharingMode::kMps], 100);
+  EXPECT_GT(raised[SharingMode::kTimeSlicing], 3);
+  EXPECT_GT(servers, 3);
+}
+
 }  // namespace
 }  // namespace sublet
