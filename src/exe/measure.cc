@@ -93,7 +93,6 @@ Result<Measurement> Measure(const Flags& flags) {
   options.request = request;
   options.crew.cuda_library = CudaPath(flags.cuda);
   options.crew.gpu_sm_count = gpu->sm_count.value_or(0);
-  options.crew.starting_max = std::clamp(node.host.cpu_cores, 4, 32);
   options.no_mps = WhyNoMps(node, *gpu);
   options.allow_mig_reconfigure = flags.allow_mig_reconfigure;
   options.now_utc = UtcNow;

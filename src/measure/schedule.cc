@@ -138,7 +138,7 @@ class Maker {
     trial.id = std::move(id);
     trial.series = std::move(series);
     for (int i = 0; i < count; ++i) trial.parts.push_back({i, workload});
-    trial.window_ms = (Full() ? 200.0 : 40.0) * (count > 8 ? 2 : 1);
+    trial.window_ms = (Full() ? 200.0 : 36.0) * (count > 8 ? 2 : 1);
     return trial;
   }
 
@@ -369,7 +369,7 @@ double Act::ExpectedSeconds(Effort effort) const {
   double seconds = kCrewStart + kWorkerStart * workers;
   const double rounds = effort == Effort::kFull ? kFullRounds : kQuickRounds;
   for (const Trial& trial : trials) {
-    seconds += rounds * (trial.window_ms * 1.25 + kRoundOverheadMs) / 1000;
+    seconds += rounds * (trial.window_ms * 1.2 + kRoundOverheadMs) / 1000;
   }
   if (kind == ActKind::kFaults) seconds += 6;
   if (kind == ActKind::kClients) seconds += 8;

@@ -15,7 +15,7 @@ namespace {
 
 // Long enough for queues to fill and clocks to rise, short beside the window.
 double WarmupMs(double window_ms) {
-  return window_ms * 0.25;
+  return window_ms * 0.2;
 }
 
 std::vector<int> WorkersOf(const Trial& trial) {
