@@ -393,7 +393,7 @@ TEST(MakePlan, NamesTheModelThatFitsNoGpuAndWhatComesClosest) {
   EXPECT_EQ(error.code, ErrorCode::kInfeasible);
   EXPECT_THAT(error.message,
               AllOf(HasSubstr("huge fits no GPU"), HasSubstr("a whole l4"),
-                    HasSubstr("a whole a100-40gb"), HasSubstr("39.0 GiB are there")));
+                    HasSubstr("a whole a100-40gb"), HasSubstr("39.1 GiB are there")));
   EXPECT_FALSE(error.hint.empty());
 }
 
