@@ -288,9 +288,10 @@ class Summary {
   void Grades() {
     Title("Lessons");
     for (const Lesson& lesson : lessons_) {
-      Line(fmt::format("  {} {}: {}, required {}",
-                       lesson.passed ? paint_.Good("✓") : paint_.Bad("✗"), lesson.statement,
-                       lesson.measured, lesson.required));
+      Line(fmt::format("  {} {}", lesson.passed ? paint_.Good("✓") : paint_.Bad("✗"),
+                       WrappedText(fmt::format("{}: {}, required {}", lesson.statement,
+                                               lesson.measured, lesson.required),
+                                   4, kWidth)));
     }
   }
 
