@@ -41,7 +41,7 @@ std::string PaddedLeft(std::string_view text, int width) {
 }
 
 std::string Grouped(double number) {
-  const std::string digits = fmt::format("{:.0f}", std::abs(number));
+  const std::string digits = std::to_string(std::abs(std::llround(number)));
   std::string out;
   if (number <= -0.5) out += '-';
   for (std::size_t i = 0; i < digits.size(); ++i) {

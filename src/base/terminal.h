@@ -42,7 +42,7 @@ int ColumnsOf(std::string_view text);
 std::string PaddedRight(std::string_view text, int width);
 std::string PaddedLeft(std::string_view text, int width);
 
-// "25,589": a whole number with separators.
+// "25,589": rounded to a whole number, halves away from zero, with separators.
 std::string Grouped(double number);
 // "0.24", "13.9", "158": three digits that count.
 std::string ThreeDigits(double number);

@@ -8,31 +8,13 @@
 #include <optional>
 #include <vector>
 
+#include "base/terminal.h"
+
 namespace sublet {
 namespace {
 
 constexpr int kBarWidth = 48;
 constexpr int kTextWidth = 96;
-
-class Painter {
- public:
-  explicit Painter(bool colour) : colour_(colour) {}
-  std::string Bold(const std::string& text) const { return Wrap("1", text); }
-  std::string Dim(const std::string& text) const { return Wrap("2", text); }
-  std::string Good(const std::string& text) const { return Wrap("32", text); }
-  std::string Bad(const std::string& text) const { return Wrap("33", text); }
-  // Neighbouring replicas get different colours.
-  std::string Share(std::size_t index, const std::string& text) const {
-    static constexpr const char* kColours[] = {"36", "34", "35", "32", "33"};
-    return Wrap(kColours[index % std::size(kColours)], text);
-  }
-
- private:
-  std::string Wrap(const char* code, const std::string& text) const {
-    return colour_ ? fmt::format("\x1b[{}m{}\x1b[0m", code, text) : text;
-  }
-  bool colour_;
-};
 
 std::string Milliseconds(const std::optional<double>& ms) {
   if (!ms) return "-";
@@ -43,27 +25,7 @@ std::string Milliseconds(const std::optional<double>& ms) {
 // "25,589/s", "6.4/s"; "-" where there is none.
 std::string PerSecond(const std::optional<double>& rate) {
   if (!rate) return "-";
-  return (*rate < 10 ? fmt::format("{:.2g}", *rate) : Dollars(*rate)) + "/s";
-}
-
-// Breaks a sentence into lines of kTextWidth with an indent.
-std::string Wrapped(const std::string& text, int indent) {
-  std::string out;
-  std::size_t column = static_cast<std::size_t>(indent);
-  std::size_t begin = 0;
-  while (begin < text.size()) {
-    std::size_t end = text.find(' ', begin);
-    if (end == std::string::npos) end = text.size();
-    if (column + (end - begin) > kTextWidth && column > static_cast<std::size_t>(indent)) {
-      out += "\n" + std::string(static_cast<std::size_t>(indent), ' ');
-      column = static_cast<std::size_t>(indent);
-    }
-    out += text.substr(begin, end - begin);
-    column += end - begin + 1;
-    begin = end + 1;
-    if (begin <= text.size() && end != text.size()) out += ' ';
-  }
-  return out;
+  return (*rate < 10 ? fmt::format("{:.2g}", *rate) : Grouped(*rate)) + "/s";
 }
 
 // What makes two GPUs look the same: their layout without names.
@@ -118,7 +80,7 @@ class Summary {
                                                    : fmt::format("{} of a proven bound", s.verdict);
     Add("\n{}  {} replica{} on {} GPU{} ({})\n", paint_.Bold(plan_.fleet), s.replicas,
         s.replicas == 1 ? "" : "s", s.gpus, s.gpus == 1 ? "" : "s", boards);
-    Add("{}  {}\n", paint_.Bold(fmt::format("${} a month", Dollars(s.cost_month_usd))),
+    Add("{}  {}\n", paint_.Bold(fmt::format("${} a month", Grouped(s.cost_month_usd))),
         paint_.Good(verdict));
     if (s.throughput_per_s) {
       Add("{} from the replicas that are always busy\n", PerSecond(s.throughput_per_s));
@@ -168,7 +130,7 @@ class Summary {
           static_cast<int>(std::lround(kBarWidth * used.gib() / partition.memory.gib()));
       std::string cells;
       for (; drawn < until; ++drawn) cells += r % 2 == 0 ? "█" : "▓";
-      bar += paint_.Share(r, cells);
+      bar += paint_.Series(r, cells);
     }
     std::string rest;
     for (; drawn < kBarWidth; ++drawn) rest += "░";
@@ -215,12 +177,12 @@ class Summary {
       std::string line =
           fmt::format("  {:<13} {:>5} {:>9}  {:<9} {:>9} {:>9} {:>6}", name,
                       s.feasible ? std::to_string(s.gpus) : "-",
-                      s.feasible ? Dollars(s.cost_month_usd) : "-", s.feasible ? s.isolation : "-",
+                      s.feasible ? Grouped(s.cost_month_usd) : "-", s.feasible ? s.isolation : "-",
                       Milliseconds(s.latency_ms_p50), Milliseconds(s.latency_ms_p99), s.holds);
       if (busy) line += fmt::format(" {:>10}", PerSecond(s.throughput_per_s));
       Add("{}\n", s.name == "chosen" ? paint_.Bold(line) : line);
       for (const std::string& broken : s.breaks) {
-        Add("                {}\n", paint_.Bad(Wrapped(broken, 16)));
+        Add("                {}\n", paint_.Bad(WrappedText(broken, 16, kTextWidth)));
       }
     }
     Add("{}\n", paint_.Dim("  holds: replicas that the plan's own GPUs would hold in that mode"));
@@ -248,7 +210,7 @@ class Summary {
     if (plan_.warnings.empty()) return;
     Add("\n{}\n", paint_.Bold("To know"));
     for (const std::string& warning : plan_.warnings) {
-      Add("  {} {}\n", paint_.Bad("!"), Wrapped(warning, 4));
+      Add("  {} {}\n", paint_.Bad("!"), WrappedText(warning, 4, kTextWidth));
     }
   }
 
@@ -259,14 +221,6 @@ class Summary {
 };
 
 }  // namespace
-
-std::string Dollars(double amount) {
-  std::string digits = std::to_string(std::llround(amount));
-  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) {
-    digits.insert(static_cast<std::size_t>(at), ",");
-  }
-  return digits;
-}
 
 std::string PlanSummaryText(const Plan& plan, const SummaryStyle& style) {
   return Summary(plan, style).Run();

@@ -26,7 +26,4 @@ struct SummaryStyle {
 
 std::string PlanSummaryText(const Plan& plan, const SummaryStyle& style);
 
-// "2,373": whole dollars with separators.
-std::string Dollars(double amount);
-
 }  // namespace sublet

@@ -27,6 +27,7 @@ TEST(Columns, CountCharactersNotBytes) {
 TEST(Numbers, HaveSeparatorsAndThreeDigits) {
   EXPECT_EQ(Grouped(25589.4), "25,589");
   EXPECT_EQ(Grouped(-1234567), "-1,234,567");
+  EXPECT_EQ(Grouped(2372.5), "2,373");
   EXPECT_EQ(Grouped(999), "999");
   EXPECT_EQ(ThreeDigits(0.2351), "0.24");
   EXPECT_EQ(ThreeDigits(13.94), "13.9");
