@@ -4,9 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdlib>
-#include <ctime>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -54,19 +52,10 @@ struct Flags {
 
 constexpr std::string_view kBurst = "burst of launches";
 
-std::string UtcDate() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::tm parts{};
-  ::gmtime_r(&now, &parts);
-  char text[sizeof "2026-11-21"];
-  std::strftime(text, sizeof text, "%Y-%m-%d", &parts);
-  return text;
-}
-
 // The library beside this program: bin/sublet, lib/libsublet-guard.so.
 Result<std::string> GuardLibrary() {
   std::error_code error;
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::filesystem::path program = OwnProgramPath();
   const std::filesystem::path library =
       program.parent_path().parent_path() / "lib" / "libsublet-guard.so";
   if (!std::filesystem::exists(library, error)) {
@@ -117,12 +106,7 @@ Result<ProfileRequest> RequestOf(const Flags& flags) {
 
 // A process that doesn't reach the daemon runs on the whole GPU, silently.
 Status ConfirmClients(MpsDaemon& mps, const std::vector<int>& pids) {
-  std::set<int> clients;
-  ASSIGN_OR_RETURN(const std::vector<int> servers, mps.Servers());
-  for (const int server : servers) {
-    ASSIGN_OR_RETURN(const std::vector<int> of_server, mps.Clients(server));
-    clients.insert(of_server.begin(), of_server.end());
-  }
+  ASSIGN_OR_RETURN(const std::set<int> clients, mps.AllClients());
   for (const int pid : pids) {
     if (clients.contains(pid)) continue;
     return Fail(
@@ -165,7 +149,8 @@ Result<ProfileOutcome> Profile(const Flags& flags) {
   request.board = gpu->board.empty() ? gpu->product : gpu->board;
   request.cpu_cores = node.host.cpu_cores;
   request.source = fmt::format("{}, driver {}{}, {}{}", gpu->product, node.driver.version,
-                               node.driver.simulated ? ", simulated" : "", UtcDate(),
+                               node.driver.simulated ? ", simulated" : "",
+                               UtcNow().substr(0, sizeof "2026-11-21" - 1),
                                others.empty() ? "" : ", beside other processes");
   request.program.place.gpu_uuid = gpu->uuid;
   const std::filesystem::path cuda = CudaPath(flags.cuda);

@@ -19,6 +19,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <string>
 
 #include "base/result.h"
 
@@ -31,6 +32,9 @@ struct Program {
 
 // Colours are for a person at a terminal who hasn't said otherwise (no-color.org).
 bool WantsColour();
+
+// "2026-11-21T10:00:00Z": for what a file says of itself.
+std::string UtcNow();
 
 void AddInspectVerb(Program& program);
 void AddModesVerb(Program& program);

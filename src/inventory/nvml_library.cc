@@ -109,6 +109,20 @@ Status FromNvml(nvml::Return code, std::string_view what) {
               std::string(explanation.hint));
 }
 
+Result<nvml::Device> FindDevice(const nvml::Api& api, const std::string& uuid) {
+  unsigned count = 0;
+  RETURN_IF_ERROR(FromNvml(api.device_count(&count), "counting GPUs"));
+  for (unsigned i = 0; i < count; ++i) {
+    nvml::Device device = nullptr;
+    std::array<char, nvml::kUuidBufferSize> text{};
+    if (api.device_by_index(i, &device) != nvml::kSuccess) continue;
+    if (api.device_uuid(device, text.data(), text.size()) != nvml::kSuccess) continue;
+    if (uuid == text.data()) return device;
+  }
+  return Fail(ErrorCode::kNotFound, fmt::format("no such GPU: {}", uuid),
+              "sublet inspect lists the GPUs of this node");
+}
+
 std::string FindNvml(std::string_view flag, const Environment& environment,
                      std::string_view program_folder) {
   if (!flag.empty()) return std::string(flag);

@@ -43,6 +43,9 @@ std::string_view ReturnName(Return code);
 // says what usually helps.
 Status FromNvml(nvml::Return code, std::string_view what);
 
+// The GPU of that UUID; kNotFound where there is none.
+Result<nvml::Device> FindDevice(const nvml::Api& api, const std::string& uuid);
+
 // Reads an environment variable; absent where it isn't set or is empty.
 using Environment = std::function<std::optional<std::string>(const char* name)>;
 

@@ -80,13 +80,7 @@ std::string WorkerProgram() {
 
 }  // namespace
 
-ChildEnvironment EnvironmentAt(const WorkerPlace& place) {
-  ChildEnvironment environment;
-  const ChildEnvironment ours = environment;
-  environment.UnsetPrefix("CUDA_");
-  for (const char* kept : {"CUDA_CACHE_PATH", "CUDA_CACHE_DISABLE", "CUDA_CACHE_MAXSIZE"}) {
-    if (const auto value = ours.Get(kept)) environment.Set(kept, *value);
-  }
+void PutInPlace(ChildEnvironment& environment, const WorkerPlace& place) {
   environment.Set("CUDA_VISIBLE_DEVICES", place.gpu_uuid);
   // With the variable unset the driver looks in /tmp/nvidia-mps, where a daemon may run; in a
   // folder that isn't there it finds none, and goes without.
@@ -101,6 +95,16 @@ ChildEnvironment EnvironmentAt(const WorkerPlace& place) {
     environment.Set("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT",
                     fmt::format("0={}M", place.memory_limit->mib()));
   }
+}
+
+ChildEnvironment EnvironmentAt(const WorkerPlace& place) {
+  ChildEnvironment environment;
+  const ChildEnvironment ours = environment;
+  environment.UnsetPrefix("CUDA_");
+  for (const char* kept : {"CUDA_CACHE_PATH", "CUDA_CACHE_DISABLE", "CUDA_CACHE_MAXSIZE"}) {
+    if (const auto value = ours.Get(kept)) environment.Set(kept, *value);
+  }
+  PutInPlace(environment, place);
   return environment;
 }
 

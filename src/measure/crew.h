@@ -99,6 +99,9 @@ enum class Misdeed { kIllegalAccess, kSleepForever };
 // out, but for the cache of compiled kernels: it must not change what is measured.
 ChildEnvironment EnvironmentAt(const WorkerPlace& place);
 
+// Adds to an environment what puts a process there: device, MPS server or none, SM cap, limit.
+void PutInPlace(ChildEnvironment& environment, const WorkerPlace& place);
+
 class Crew {
  public:
   // Starts all workers and waits until each has a context. Fails with kUnavailable, naming

@@ -44,18 +44,8 @@ std::vector<std::string> ThrottleReasonNames(unsigned long long reasons) {
 }
 
 Result<GpuMeter> GpuMeter::Open(const NvmlLibrary& nvml, const std::string& uuid) {
-  const nvml::Api& api = nvml.api();
-  unsigned count = 0;
-  RETURN_IF_ERROR(FromNvml(api.device_count(&count), "counting GPUs"));
-  for (unsigned i = 0; i < count; ++i) {
-    nvml::Device device = nullptr;
-    std::array<char, nvml::kUuidBufferSize> text{};
-    if (api.device_by_index(i, &device) != nvml::kSuccess) continue;
-    if (api.device_uuid(device, text.data(), text.size()) != nvml::kSuccess) continue;
-    if (uuid == text.data()) return GpuMeter(nvml, device);
-  }
-  return Fail(ErrorCode::kNotFound, fmt::format("no such GPU: {}", uuid),
-              "sublet inspect lists the GPUs of this node");
+  ASSIGN_OR_RETURN(const nvml::Device device, FindDevice(nvml.api(), uuid));
+  return GpuMeter(nvml, device);
 }
 
 std::map<int, Bytes> GpuMeter::ProcessMemory() const {

@@ -98,7 +98,6 @@ class Lab {
   LabFacts Facts() const {
     LabFacts facts;
     facts.memory_free = meter_.MemoryFree();
-    facts.sm_count = gpu_.sm_count.value_or(0);
     facts.tensor_cores = gpu_.compute_capability_major >= 8;
     facts.no_mps = options_.no_mps;
     for (const GpuInstance& instance : gpu_.instances) {
@@ -236,12 +235,7 @@ class Lab {
   Status ConfirmConfined(const Act& act, const Stage& stage, const Crew& crew) const {
     std::vector<std::set<int>> clients;
     for (const std::unique_ptr<MpsDaemon>& daemon : stage.servers) {
-      std::set<int>& of_daemon = clients.emplace_back();
-      ASSIGN_OR_RETURN(const std::vector<int> servers, daemon->Servers());
-      for (const int server : servers) {
-        ASSIGN_OR_RETURN(const std::vector<int> pids, daemon->Clients(server));
-        of_daemon.insert(pids.begin(), pids.end());
-      }
+      ASSIGN_OR_RETURN(clients.emplace_back(), daemon->AllClients());
     }
     for (int i = 0; i < crew.size(); ++i) {
       const WorkerInfo& worker = crew.info(i);

@@ -5,16 +5,6 @@
 #include "measure/workload.h"
 
 namespace sublet {
-namespace {
-
-bool IsUniform(const Run& run) {
-  const TenantFigures& first = run.tenants.front();
-  return std::all_of(run.tenants.begin(), run.tenants.end(), [&](const TenantFigures& tenant) {
-    return tenant.workload == first.workload && tenant.sm_percent == first.sm_percent;
-  });
-}
-
-}  // namespace
 
 const Run* AloneRun(const Measurement& measurement, std::string_view workload) {
   for (const std::string_view series : {"alone", "drift"}) {
@@ -34,7 +24,7 @@ std::vector<const Run*> UniformRuns(const Measurement& measurement, SharingMode 
   std::vector<const Run*> runs;
   for (const Run& run : measurement.runs) {
     if (run.mode == mode && run.servers == 1 && run.streams == 1 && !run.tenants.empty() &&
-        run.tenants.front().workload == workload && IsUniform(run) && run.total_per_s.value > 0) {
+        run.tenants.front().workload == workload && run.IsUniform() && run.total_per_s.value > 0) {
       runs.push_back(&run);
     }
   }

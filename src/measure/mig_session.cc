@@ -62,20 +62,6 @@ Status CheckFunctions(const nvml::Api& api) {
               "install a newer driver, or cut the GPU with nvidia-smi and measure it as it is");
 }
 
-Result<nvml::Device> FindDevice(const nvml::Api& api, const std::string& uuid) {
-  unsigned count = 0;
-  RETURN_IF_ERROR(FromNvml(api.device_count(&count), "counting GPUs"));
-  for (unsigned i = 0; i < count; ++i) {
-    nvml::Device device = nullptr;
-    std::array<char, nvml::kUuidBufferSize> text{};
-    if (api.device_by_index(i, &device) != nvml::kSuccess) continue;
-    if (api.device_uuid(device, text.data(), text.size()) != nvml::kSuccess) continue;
-    if (uuid == text.data()) return device;
-  }
-  return Fail(ErrorCode::kNotFound, fmt::format("no such GPU: {}", uuid),
-              "sublet inspect lists the GPUs of this node");
-}
-
 Status ReadInstancesOf(const nvml::Api& api, nvml::Device device,
                        const nvml::GpuInstanceProfileInfo& profile, std::vector<int>& ids) {
   std::vector<nvml::GpuInstance> handles(std::max(profile.instance_count, 1U));

@@ -7,22 +7,14 @@
 #include <string_view>
 #include <vector>
 
+#include "base/terminal.h"
+
 namespace sublet {
 namespace {
 
 constexpr int kColumns = 60;  // Of the plot, 0 to 100 % from left to right.
 constexpr int kRows = 13;     // Odd, so that one is half of the most.
 constexpr int kMargin = 11;   // Left of the axis, for the rates.
-
-constexpr std::string_view kBold = "\x1b[1m";
-constexpr std::string_view kGreen = "\x1b[32m";
-constexpr std::string_view kDim = "\x1b[2m";
-constexpr std::string_view kPlain = "\x1b[0m";
-
-std::string Paint(const ChartStyle& style, std::string_view colour, std::string_view text) {
-  if (!style.colour || text.empty()) return std::string(text);
-  return fmt::format("{}{}{}", colour, text, kPlain);
-}
 
 std::string Utf8(unsigned code) {
   return {static_cast<char>(0xE0 | (code >> 12)), static_cast<char>(0x80 | ((code >> 6) & 0x3F)),
@@ -51,18 +43,19 @@ class Canvas {
   }
 
   std::string Row(int row, const ChartStyle& style) const {
+    const Painter paint(style.colour);
     std::string text;
     for (int column = 0; column < kColumns; ++column) {
       const auto at = static_cast<std::size_t>(row * kColumns + column);
       const char mark = marks_[at];
       if (mark == 'K') {
-        text += Paint(style, kGreen, style.unicode ? "◆" : "#");
+        text += paint.Good(style.unicode ? "◆" : "#");
       } else if (mark == 'P') {
         text += style.unicode ? "●" : "o";
       } else if (cells_[at] == 0) {
         text += ' ';
       } else {
-        text += Paint(style, kDim, style.unicode ? Utf8(0x2800 + cells_[at]) : ".");
+        text += paint.Dim(style.unicode ? Utf8(0x2800 + cells_[at]) : ".");
       }
     }
     return text;
@@ -94,16 +87,6 @@ void Line(Canvas& canvas, Dots a, Dots b) {
     canvas.Dot(static_cast<int>(std::lround(a.x + part * (b.x - a.x))),
                static_cast<int>(std::lround(a.y + part * (b.y - a.y))));
   }
-}
-
-std::string Grouped(double value) {
-  const std::string digits = fmt::format("{:.0f}", value);
-  std::string grouped;
-  for (std::size_t i = 0; i < digits.size(); ++i) {
-    if (i > 0 && (digits.size() - i) % 3 == 0) grouped += ',';
-    grouped += digits[i];
-  }
-  return grouped;
 }
 
 // The scale below the plot: a number under each measured cap, where there is room.
@@ -149,9 +132,10 @@ std::string ProfileChart(const WorkloadProfile& profile, const ChartStyle& style
     const Dots here = PlaceOf(point.sm_percent, point.alone_per_s, rate_max);
     canvas.Mark(here.x, here.y, point.sm_percent == knee ? 'K' : 'P');
   }
-  std::string text = Paint(
-      style, kBold,
-      fmt::format("{:>{}} units of work a second of one copy, over % of the SMs\n", "", kMargin));
+  std::string text =
+      Painter(style.colour)
+          .Bold(fmt::format("{:>{}} units of work a second of one copy, over % of the SMs\n", "",
+                            kMargin));
   const std::string_view axis = style.unicode ? "│" : "|";
   for (int row = 0; row < kRows; ++row) {
     const bool labelled = row == 0 || row == kRows / 2 || row == kRows - 1;
@@ -174,7 +158,8 @@ std::string ProfileTable(const WorkloadProfile& profile, const ChartStyle& style
   std::string heading = fmt::format("{:>6}{:>12}{:>8}{:>11}{:>11}{:>12}", "SM %", "alone/s",
                                     "speed", "p50 ms", "p99 ms", "context MiB");
   if (crowd) heading += fmt::format("{:>12}", fmt::format("{} copies/s", profile.crowd));
-  std::string text = Paint(style, kBold, heading) + "\n";
+  const Painter paint(style.colour);
+  std::string text = paint.Bold(heading) + "\n";
   const std::vector<double> speeds = profile.Speeds();
   for (std::size_t i = 0; i < profile.points.size(); ++i) {
     const ProfilePoint& point = profile.points[i];
@@ -185,7 +170,7 @@ std::string ProfileTable(const WorkloadProfile& profile, const ChartStyle& style
       row += fmt::format("{:>12}", point.crowd_per_s ? RateText(*point.crowd_per_s) : "-");
     }
     if (point.sm_percent == knee) {
-      row = Paint(style, kGreen, row + (style.unicode ? "  ◆ knee" : "  # knee"));
+      row = paint.Good(row + (style.unicode ? "  ◆ knee" : "  # knee"));
     }
     text += row + "\n";
   }

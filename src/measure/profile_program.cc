@@ -46,15 +46,7 @@ ChildEnvironment ProgramEnvironment(const ProgramOptions& options,
                                     const std::string& observation_path) {
   ChildEnvironment environment;
   environment.UnsetPrefix("CUDA_MPS_");
-  environment.Set("CUDA_VISIBLE_DEVICES", options.place.gpu_uuid);
-  // With the variable unset the driver looks in /tmp/nvidia-mps, where a daemon may run; in a
-  // folder that isn't there it finds none, and goes without.
-  environment.Set("CUDA_MPS_PIPE_DIRECTORY", options.place.mps_pipe_directory.empty()
-                                                 ? "/nonexistent/sublet-without-mps"
-                                                 : options.place.mps_pipe_directory);
-  if (options.place.sm_percent) {
-    environment.Set("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", std::to_string(*options.place.sm_percent));
-  }
+  PutInPlace(environment, options.place);
   environment.Set(guard::kObservationVariable, observation_path);
   environment.Set("SUBLET_COPY", std::to_string(options.copy));
   Prepend(environment, "LD_PRELOAD", options.guard_library, ':');

@@ -54,7 +54,6 @@ struct LabRequest {
 // What is known of the GPU before anything runs.
 struct LabFacts {
   Bytes memory_free;
-  int sm_count = 0;
   bool tensor_cores = true;  // Compute capability 8.0 or above.
   bool mig = false;          // MIG mode is on: nothing runs on the whole GPU.
   std::string no_mps;        // Why MPS can't be used; empty where it can.

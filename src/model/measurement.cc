@@ -295,6 +295,13 @@ Result<Measurement> ReadFromEither(const Node& node) {
 
 }  // namespace
 
+bool Run::IsUniform() const {
+  return std::ranges::all_of(tenants, [&](const TenantFigures& tenant) {
+    return tenant.workload == tenants.front().workload &&
+           tenant.sm_percent == tenants.front().sm_percent;
+  });
+}
+
 const Run* Measurement::Find(std::string_view id) const {
   const auto found =
       std::find_if(runs.begin(), runs.end(), [&](const Run& run) { return run.id == id; });

@@ -73,12 +73,15 @@ struct Run {
   double round_ms = 0;
   bool settled = false;                      // The stopping rule was met before the rounds ran out.
   std::optional<double> energy_mj_per_unit;  // NVML's counter over the rounds, idle power included.
+
+  // All tenants run the same workload under the same SM cap.
+  bool IsUniform() const;
 };
 
 // Allocating until refused, under a memory limit.
 struct QuotaCheck {
   SharingMode mode = SharingMode::kMps;
-  std::string how;  // "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "MIG instance 1g.18gb".
+  std::string how;  // "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT, 25 % of the SMs".
   Bytes limit;
   Bytes context;             // What of it the CUDA context takes.
   Bytes allocated;           // What could be had beside it.
@@ -90,7 +93,7 @@ struct QuotaCheck {
 struct FaultCheck {
   SharingMode mode = SharingMode::kMps;
   int servers = 1;
-  std::string fault;   // "illegal access", "SIGKILL", "terminate_client".
+  std::string fault;   // "illegal access", "SIGKILL".
   int neighbours = 0;  // In the same fault domain (with servers = 2: in the other one).
   int survivors = 0;
   double pause_ms_max = 0;  // The longest time without a finished unit among the survivors.

@@ -244,6 +244,16 @@ Result<std::vector<int>> MpsDaemon::Clients(int server) {
   return ParseProcesses(text, command);
 }
 
+Result<std::set<int>> MpsDaemon::AllClients() {
+  std::set<int> clients;
+  ASSIGN_OR_RETURN(const std::vector<int> servers, Servers());
+  for (const int server : servers) {
+    ASSIGN_OR_RETURN(const std::vector<int> of_server, Clients(server));
+    clients.insert(of_server.begin(), of_server.end());
+  }
+  return clients;
+}
+
 Status MpsDaemon::TerminateClient(int server, int client) {
   RETURN_IF_ERROR(Ask(fmt::format("terminate_client {} {}", server, client)));
   return {};

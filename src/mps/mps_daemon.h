@@ -24,6 +24,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -72,6 +73,8 @@ class MpsDaemon {
   // Processes: the servers that run, and the clients of one.
   Result<std::vector<int>> Servers();
   Result<std::vector<int>> Clients(int server);
+  // Of all servers.
+  Result<std::set<int>> AllClients();
   Status TerminateClient(int server, int client);
 
   // Defaults for servers to come, read back: fails with kConflict where the daemon says something

@@ -20,11 +20,7 @@ const WorkloadProfile* ProfileOf(const Calibration& calibration, const std::stri
 
 // Copies of one program with one cap, each process with one stream.
 bool IsCrowd(const Run& run) {
-  if (run.tenants.size() < 2 || run.streams != 1) return false;
-  const TenantFigures& first = run.tenants.front();
-  return std::ranges::all_of(run.tenants, [&](const TenantFigures& tenant) {
-    return tenant.workload == first.workload && tenant.sm_percent == first.sm_percent;
-  });
+  return run.tenants.size() >= 2 && run.streams == 1 && run.IsUniform();
 }
 
 // By server: how many of the run's tenants are its clients.

@@ -19,7 +19,6 @@ using ::testing::SizeIs;
 LabFacts H200() {
   LabFacts facts;
   facts.memory_free = Bytes::FromMib(143'000);
-  facts.sm_count = 132;
   facts.no_mig = "MIG is off";
   return facts;
 }
