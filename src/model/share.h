@@ -25,6 +25,8 @@
 
 namespace sublet {
 
+struct Node;  // model/document.h
+
 // What a process asks for. JSON: the field names, memory as "memory_mib", absent optionals left
 // out.
 struct ShareRequest {
@@ -83,5 +85,10 @@ struct Domain {
 
 nlohmann::ordered_json DomainToJson(const Domain& domain);
 Result<Domain> ParseDomain(std::string_view text, std::string_view source);
+
+// For codecs of values that carry one of these within.
+Result<ShareRequest> ReadShareRequest(const Node& node);
+Result<Share> ReadShare(const Node& node);
+Result<Domain> ReadDomain(const Node& node);
 
 }  // namespace sublet
