@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <grp.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -32,14 +33,22 @@ std::vector<char*> PointersTo(const std::vector<std::string>& words) {
   return pointers;
 }
 
+// What the child was doing when it failed, for the message.
+enum class Step : int { kPrepare, kUser, kDirectory, kExecute };
+
+struct Failure {
+  int reason = 0;  // An errno; 0: none.
+  Step step = Step::kPrepare;
+};
+
 // All that the child needs between fork and exec, made before the fork: in the child of a process
 // with threads, only async-signal-safe functions may be called, so nothing may be allocated.
 struct Launch {
   const char* path;
   char* const* argv;
   char* const* environment;
-  const std::vector<ChildDescriptor>* descriptors;
-  int parent_death_signal;
+  const ChildOptions* options;
+  const std::vector<gid_t>* groups;  // Of options->user.
   pid_t parent;
   int failure_pipe;
 };
@@ -61,7 +70,7 @@ void ResetSignals() {
 // there is none left.
 int ParkFailurePipe(const Launch& launch) {
   int above = STDERR_FILENO;
-  for (const ChildDescriptor& descriptor : *launch.descriptors) {
+  for (const ChildDescriptor& descriptor : launch.options->descriptors) {
     above = std::max(above, descriptor.theirs);
   }
   const int fd = ::fcntl(launch.failure_pipe, F_DUPFD_CLOEXEC, above + 1);
@@ -71,7 +80,7 @@ int ParkFailurePipe(const Launch& launch) {
 bool PlaceDescriptors(const Launch& launch) {
   std::array<int, kDescriptorsMax> parked{};
   std::size_t count = 0;
-  for (const ChildDescriptor& descriptor : *launch.descriptors) {
+  for (const ChildDescriptor& descriptor : launch.options->descriptors) {
     const int fd = ::fcntl(descriptor.ours, F_DUPFD_CLOEXEC, kParkingFrom);
     if (fd < 0) return false;
     parked[count++] = fd;
@@ -82,26 +91,56 @@ bool PlaceDescriptors(const Launch& launch) {
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   if (null < 0 || ::dup2(null, STDIN_FILENO) < 0) return false;
   count = 0;
-  for (const ChildDescriptor& descriptor : *launch.descriptors) {
+  for (const ChildDescriptor& descriptor : launch.options->descriptors) {
     if (::dup2(parked[count++], descriptor.theirs) < 0) return false;
   }
   return true;
 }
 
+// By system calls, and not by the C library's functions of these names: those make all threads
+// follow, and wait for a lock that a thread of the parent may have held.
+bool BecomeUser(const Launch& launch) {
+  const std::optional<UserIds>& user = launch.options->user;
+  if (!user) return true;
+  // Groups first: after setuid nothing of this is permitted any more.
+  if (::geteuid() != user->uid || ::geteuid() == 0) {
+    if (::syscall(SYS_setgroups, launch.groups->size(), launch.groups->data()) != 0) return false;
+  }
+  return ::syscall(SYS_setresgid, user->gid, user->gid, user->gid) == 0 &&
+         ::syscall(SYS_setresuid, user->uid, user->uid, user->uid) == 0;
+}
+
+// Does all in the order in which it must be done, and returns at which step it failed.
+Step Prepare(const Launch& launch) {
+  if (!BecomeUser(launch)) return Step::kUser;
+  const std::string& directory = launch.options->directory;
+  if (!directory.empty() && ::chdir(directory.c_str()) != 0) return Step::kDirectory;
+  // After the change of user, which would make the kernel forget it.
+  const int death_signal = launch.options->parent_death_signal;
+  if (death_signal != 0 && ::prctl(PR_SET_PDEATHSIG, death_signal) != 0) return Step::kPrepare;
+  ResetSignals();
+  return PlaceDescriptors(launch) ? Step::kExecute : Step::kPrepare;
+}
+
 [[noreturn]] void BecomeProgram(const Launch& launch) {
-  ::setpgid(0, 0);
+  // Neither can fail in a process that has just been born. A leader of a group can't make a session
+  // any more, so it is one or the other.
+  if (launch.options->new_session) {
+    ::setsid();
+  } else {
+    ::setpgid(0, 0);
+  }
   const int failure_pipe = ParkFailurePipe(launch);
-  bool ready = failure_pipe != launch.failure_pipe;
-  if (ready && launch.parent_death_signal != 0) {
-    ready = ::prctl(PR_SET_PDEATHSIG, launch.parent_death_signal) == 0;
+  Failure failure;
+  if (failure_pipe != launch.failure_pipe) failure.step = Prepare(launch);
+  if (failure.step == Step::kExecute) {
     // The parent may have died before the kernel knew of the wish; then this process has another
     // parent by now, and nobody would ever end it.
     if (::getppid() != launch.parent) ::_Exit(EXIT_FAILURE);
+    ::execve(launch.path, launch.argv, launch.environment);
   }
-  if (ready) ResetSignals();
-  if (ready && PlaceDescriptors(launch)) ::execve(launch.path, launch.argv, launch.environment);
-  const int reason = errno;
-  static_cast<void>(::write(failure_pipe, &reason, sizeof reason) == sizeof reason);
+  failure.reason = errno;
+  static_cast<void>(::write(failure_pipe, &failure, sizeof failure) == sizeof failure);
   ::_Exit(EXIT_FAILURE);  // There is nobody here to return a Result to.
 }
 
@@ -116,15 +155,53 @@ Result<Pipe> MakePipe() {
   return Pipe{FileDescriptor(fds[0]), FileDescriptor(fds[1])};
 }
 
-// The errno with which the child failed to execute the program; 0 where it succeeded, because then
-// exec closed the pipe.
-int ReadFailure(const FileDescriptor& pipe) {
-  int reason = 0;
+// Why the child failed to execute the program. Nothing where it succeeded, because then exec closed
+// the pipe.
+Failure ReadFailure(const FileDescriptor& pipe) {
+  Failure failure;
   ssize_t got = 0;
   do {
-    got = ::read(pipe.get(), &reason, sizeof reason);
+    got = ::read(pipe.get(), &failure, sizeof failure);
   } while (got < 0 && errno == EINTR);
-  return got == static_cast<ssize_t>(sizeof reason) ? reason : 0;
+  return got == static_cast<ssize_t>(sizeof failure) ? failure : Failure{};
+}
+
+Error DescribeFailure(const Failure& failure, const std::string& path,
+                      const ChildOptions& options) {
+  std::string what = fmt::format("starting {}", path);
+  std::string hint;
+  if (failure.step == Step::kUser) {
+    what = fmt::format("starting {} as user {}", path, options.user->uid);
+    hint = "only root starts processes of other users";
+  }
+  if (failure.step == Step::kDirectory) {
+    what = fmt::format("starting {} in {}", path, options.directory);
+  }
+  Error error = FailFromErrno(failure.reason, what).value();
+  if (error.code == ErrorCode::kIo) error.code = ErrorCode::kUnavailable;
+  error.hint = std::move(hint);
+  return error;
+}
+
+// All groups of a user, the primary one among them.
+std::vector<gid_t> GroupsOf(const UserIds& user) {
+  const std::string name = UserName(user.uid);
+  int count = 64;
+  std::vector<gid_t> groups(static_cast<std::size_t>(count));
+  // Where they are too many, `count` says how many there are. They may become more meanwhile.
+  while (::getgrouplist(name.c_str(), user.gid, groups.data(), &count) < 0) {
+    groups.resize(std::max(static_cast<std::size_t>(count), 2 * groups.size()));
+    count = static_cast<int>(groups.size());
+  }
+  groups.resize(static_cast<std::size_t>(count));
+  return groups;
+}
+
+ChildEnd EndOf(int wait_status) {
+  ChildEnd end;
+  if (WIFSIGNALED(wait_status)) end.signal = WTERMSIG(wait_status);
+  if (WIFEXITED(wait_status)) end.status = WEXITSTATUS(wait_status);
+  return end;
 }
 
 bool IsProgram(const std::string& path) {
@@ -196,14 +273,10 @@ Result<ChildProcess> ChildProcess::Start(const ChildOptions& options) {
   const std::vector<std::string> lines = options.environment.Lines();
   const std::vector<char*> argv = PointersTo(options.argv);
   const std::vector<char*> environment = PointersTo(lines);
+  const std::vector<gid_t> groups = options.user ? GroupsOf(*options.user) : std::vector<gid_t>{};
   ASSIGN_OR_RETURN(Pipe failure, MakePipe());
-  const Launch launch{path->c_str(),
-                      argv.data(),
-                      environment.data(),
-                      &options.descriptors,
-                      options.parent_death_signal,
-                      ::getpid(),
-                      failure.write.get()};
+  const Launch launch{path->c_str(), argv.data(), environment.data(), &options,
+                      &groups,       ::getpid(),  failure.write.get()};
   const pid_t pid = ::fork();
   if (pid < 0) {
     return Fail(ErrorCode::kUnavailable,
@@ -218,10 +291,8 @@ Result<ChildProcess> ChildProcess::Start(const ChildOptions& options) {
     return Fail(ErrorCode::kUnsupported, fmt::format("watching {}: {}", *path, ::strerror(errno)),
                 "Linux 5.3 or newer is needed");
   }
-  if (const int reason = ReadFailure(failure.read); reason != 0) {
-    Error error = FailFromErrno(reason, fmt::format("starting {}", *path)).value();
-    if (error.code == ErrorCode::kIo) error.code = ErrorCode::kUnavailable;
-    return tl::unexpected<Error>(std::move(error));
+  if (const Failure why = ReadFailure(failure.read); why.reason != 0) {
+    return tl::unexpected<Error>(DescribeFailure(why, *path, options));
   }
   return child;
 }
@@ -251,11 +322,8 @@ std::optional<ChildEnd> ChildProcess::Wait(Deadline deadline) {
     int status = 0;
     const pid_t reaped = ::waitpid(pid_, &status, 0);
     if (reaped < 0 && errno == EINTR) continue;
-    end_ = ChildEnd{};
     // Where SIGCHLD is ignored the kernel reaps, and how the child ended is lost.
-    if (reaped != pid_) break;
-    if (WIFSIGNALED(status)) end_->signal = WTERMSIG(status);
-    if (WIFEXITED(status)) end_->status = WEXITSTATUS(status);
+    end_ = reaped == pid_ ? EndOf(status) : ChildEnd{};
   }
   return end_;
 }
@@ -282,6 +350,27 @@ std::optional<ChildEnd> ChildProcess::Stop(const StopPatience& patience) {
   SignalGroup(SIGKILL);
   Signal(SIGKILL);  // It may not have made its group yet, or have left it.
   return Wait(Deadline::In(patience.after_kill_s));
+}
+
+ProcessHandle ChildProcess::Release() && {
+  CHECK(pid_ > 0);
+  // Not reaped yet, so the number is the child's. One whose start can't be read, where /proc is
+  // hidden, gets an identity that no process has: found again by nobody, mistaken for nobody.
+  ProcessIdentity identity{pid_, 0};
+  if (const Result<ProcessIdentity> now = ProcessIdentity::Of(pid_); now && !end_) identity = *now;
+  pid_ = -1;
+  return ProcessHandle(identity, std::move(pidfd_));
+}
+
+std::optional<ChildEnd> ReapIfEnded(pid_t pid) {
+  CHECK(pid > 0);  // Zero and less would reap any child.
+  int status = 0;
+  pid_t reaped = 0;
+  do {
+    reaped = ::waitpid(pid, &status, WNOHANG);
+  } while (reaped < 0 && errno == EINTR);
+  if (reaped != pid) return std::nullopt;
+  return EndOf(status);
 }
 
 namespace {

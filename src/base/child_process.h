@@ -15,14 +15,26 @@
 //                    RunCommand({.argv = {"nvidia-cuda-mps-control"}}, "get_server_list\n",
 //                               {.timeout_s = 5}));
 //
+// Or one that is to outlive this program, as another user where this one is root:
+//
+//   options.parent_death_signal = 0;
+//   options.new_session = true;
+//   options.user = tenant;
+//   ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::Start(options));
+//   const ProcessHandle process = std::move(child).Release();
+//   ... once process.Ended():  ReapIfEnded(process.identity().pid)   // How it ended.
+//
 // What may surprise:
 // - A child is in a process group of its own, so a Ctrl-C at the terminal doesn't reach it.
 // - It dies with its parent, by `parent_death_signal`. The kernel ties that to the *thread* which
 //   called Start(): when that thread ends, the child goes, even though the process lives on. It is
 //   lost where the child executes a set-user-ID program.
+// - One without that signal still isn't executed once its parent is seen to be gone.
 // - It inherits no descriptor but standard output, standard error and those in `descriptors`;
 //   standard input is /dev/null. Signals are as in a fresh program: nothing blocked or ignored.
-// - A ChildProcess that goes kills and reaps its child.
+// - A ChildProcess that goes kills and reaps its child, unless it was released.
+// - A released child that has ended stays a zombie, which keeps its number, until ReapIfEnded() or
+//   the end of this process.
 //
 // Thread safety: one thread at a time for each ChildProcess.
 #pragma once
@@ -38,7 +50,9 @@
 
 #include "base/clock.h"
 #include "base/file_descriptor.h"
+#include "base/process_handle.h"
 #include "base/result.h"
+#include "base/user.h"
 
 namespace sublet {
 
@@ -68,11 +82,16 @@ struct ChildDescriptor {
 
 struct ChildOptions {
   // The program and its arguments. Without a slash, the program is looked up in this process's
-  // PATH.
+  // PATH; a relative path with one begins at `directory`.
   std::vector<std::string> argv;
   ChildEnvironment environment = {};
   std::vector<ChildDescriptor> descriptors = {};
   int parent_death_signal = SIGKILL;  // 0: it may outlive this process.
+  std::string directory = {};         // Where it begins; empty: where this process is.
+  bool new_session = false;           // Without a terminal, and leader of a group all the same.
+  // As whom it runs, in that user's groups and no others. Another one than this process's own needs
+  // root; without, Start() fails with kPermission. The environment stays as it is given.
+  std::optional<UserIds> user = {};
 };
 
 // How a child ended.
@@ -92,7 +111,7 @@ struct StopPatience {
 class ChildProcess {
  public:
   // Returns once the program is executed. Fails with kNotFound or kPermission where it can't be,
-  // else with kUnavailable.
+  // else with kUnavailable; then no process is left.
   static Result<ChildProcess> Start(const ChildOptions& options);
 
   ChildProcess(ChildProcess&& other) noexcept;
@@ -112,6 +131,8 @@ class ChildProcess {
   void Signal(int signal);
   // Asks, then kills, the child and whoever is in its process group. Absent where it doesn't go.
   std::optional<ChildEnd> Stop(const StopPatience& patience);
+  // It lives on without us: nothing here ends it any more.
+  ProcessHandle Release() &&;
 
  private:
   ChildProcess(pid_t pid, FileDescriptor pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
@@ -121,6 +142,10 @@ class ChildProcess {
   FileDescriptor pidfd_;
   std::optional<ChildEnd> end_;
 };
+
+// How a released child ended, and its number is free again. Absent where it hasn't ended, or isn't
+// a child of this process, as after a restart; then its new parent reaps it.
+std::optional<ChildEnd> ReapIfEnded(pid_t pid);
 
 struct CommandLimits {
   double timeout_s = 10;

@@ -14,7 +14,6 @@
 #include <csignal>
 #include <cstring>
 #include <memory>
-#include <optional>
 
 namespace sublet {
 namespace {
@@ -206,6 +205,15 @@ std::map<ProcessIdentity, std::string> ProcessesWithEnvironment(std::string_view
     if (auto marked = ReadMarked(proc, folder, pid, name, text)) found.insert(std::move(*marked));
   });
   return found;
+}
+
+std::optional<std::string> EnvironmentVariable(const ProcessIdentity& process,
+                                               std::string_view name) {
+  std::string text;
+  const std::string folder = fmt::format("/proc/{}", process.pid);
+  auto marked = ReadMarked(AT_FDCWD, folder.c_str(), process.pid, name, text);
+  if (!marked || marked->first != process) return std::nullopt;
+  return std::move(marked->second);
 }
 
 std::vector<ProcessIdentity> ProcessesOfSession(int session) {

@@ -27,6 +27,7 @@
 #include <compare>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -80,6 +81,10 @@ std::vector<ProcessIdentity> ProcessesWithEnvironment(std::string_view name,
 // Those that have the variable, and its value: all in one pass, which costs some 10 microseconds
 // for each process of the machine.
 std::map<ProcessIdentity, std::string> ProcessesWithEnvironment(std::string_view name);
+
+// One variable of one process. Absent where it hasn't the variable, has ended, or may not be read.
+std::optional<std::string> EnvironmentVariable(const ProcessIdentity& process,
+                                               std::string_view name);
 
 // Those of a session (setsid) that haven't ended, by number, without this process.
 std::vector<ProcessIdentity> ProcessesOfSession(int session);

@@ -273,6 +273,120 @@ TEST(ChildProcess, DiesWithTheThreadThatStartedIt) {
   EXPECT_EQ(end->signal, SIGKILL);
 }
 
+TEST(ChildProcess, BeginsInTheFolderThatItIsGiven) {
+  ChildOptions options{.argv = {"/bin/pwd"}};
+  options.directory = "/usr";
+  EXPECT_EQ(RunCommand(options, "", {})->out, "/usr\n");
+  options.argv = {"bin/env", "pwd"};  // Relative, so it begins there too.
+  EXPECT_EQ(RunCommand(options, "", {})->out, "/usr\n");
+  options.directory = "/nonexistent";
+  const auto missing = ChildProcess::Start(options);
+  ASSERT_FALSE(missing.has_value());
+  EXPECT_EQ(missing.error().code, ErrorCode::kNotFound);
+  EXPECT_THAT(missing.error().message, HasSubstr("in /nonexistent"));
+}
+
+TEST(ChildProcess, LeadsASessionWhereItIsToldTo) {
+  ChildOptions options{.argv = {"/bin/sh", "-c", "cut -d' ' -f6 /proc/$$/stat; echo $$"}};
+  options.new_session = true;
+  const std::string own = RunCommand(options, "", {})->out;
+  EXPECT_EQ(std::stoi(own), std::stoi(own.substr(own.find('\n'))));
+  options.new_session = false;
+  const std::string ours = RunCommand(options, "", {})->out;
+  EXPECT_EQ(std::stoi(ours), ::getsid(0));
+}
+
+TEST(ChildProcess, RunsAsAnotherUserWithThatUsersGroupsOnly) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root starts processes of other users";
+  ChildOptions options{.argv = {"/bin/sh", "-c", "id -u; id -g; id -G; cat /proc/self/status"}};
+  options.user = UserIds{65534, 65534};
+  const auto outcome = RunCommand(options, "", {});
+  ASSERT_TRUE(outcome.has_value());
+  EXPECT_THAT(outcome->out, ::testing::StartsWith("65534\n65534\n65534\n"));
+  // Real, effective, saved and for files: there is no way back.
+  EXPECT_THAT(outcome->out, HasSubstr("Uid:\t65534\t65534\t65534\t65534\n"));
+  EXPECT_THAT(outcome->out, HasSubstr("CapEff:\t0000000000000000\n"));
+}
+
+TEST(ChildProcess, DiesWithItsParentAsAnotherUserToo) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root starts processes of other users";
+  std::optional<ChildProcess> child;
+  std::thread starter([&] {
+    ChildOptions options{.argv = {"/bin/sleep", "60"}};
+    options.user = UserIds{65534, 65534};
+    auto started = ChildProcess::Start(options);
+    if (started) child.emplace(std::move(*started));
+  });
+  starter.join();
+  ASSERT_TRUE(child.has_value());
+  EXPECT_EQ(child->Wait(Deadline::In(10)).value_or(ChildEnd{}).signal, SIGKILL);
+}
+
+// In a process of its own, because there is no way back to root.
+TEST(ChildProcess, RefusesToBecomeAnotherUserWithoutTheRight) {
+  const pid_t pid = ::fork();
+  ASSERT_GE(pid, 0);
+  if (pid == 0) {
+    if (::geteuid() == 0 && ::setresuid(65534, 65534, 65534) != 0) ::_exit(2);
+    ChildOptions options{.argv = {"/bin/true"}};
+    options.user = UserIds{1, 1};
+    const auto refused = ChildProcess::Start(options);
+    const bool said = !refused && refused.error().code == ErrorCode::kPermission &&
+                      refused.error().message.find("as user 1:") != std::string::npos;
+    // As itself it may, though it may not touch its groups.
+    options.user = UserIds{::geteuid(), ::getegid()};
+    ::_exit(said && ChildProcess::Start(options) ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(status, 0);
+}
+
+TEST(ChildProcess, LivesOnWhenReleasedAndIsReapedOnceItHasEnded) {
+  std::optional<ProcessHandle> process;
+  {
+    auto child = ChildProcess::Start({.argv = {"/bin/sleep", "60"}});
+    ASSERT_TRUE(child.has_value());
+    process = std::move(*child).Release();
+  }
+  EXPECT_FALSE(process->Ended());
+  EXPECT_EQ(process->identity(), ProcessIdentity::Of(process->identity().pid).value());
+  EXPECT_FALSE(ReapIfEnded(process->identity().pid).has_value());
+  ASSERT_TRUE(process->Signal(SIGUSR1).has_value());
+  pollfd ended{process->fd(), POLLIN, 0};
+  ASSERT_EQ(::poll(&ended, 1, 10'000), 1);
+  const auto end = ReapIfEnded(process->identity().pid);
+  ASSERT_TRUE(end.has_value());
+  EXPECT_EQ(end->signal, SIGUSR1);
+  EXPECT_FALSE(ReapIfEnded(process->identity().pid).has_value());  // Not ours any more.
+}
+
+TEST(ChildProcess, OutlivesItsParentWithoutADeathSignal) {
+  int fds[2];
+  ASSERT_EQ(::pipe2(fds, O_CLOEXEC), 0);
+  const FileDescriptor read(fds[0]);
+  const pid_t parent = ::fork();
+  ASSERT_GE(parent, 0);
+  if (parent == 0) {
+    ChildOptions options{.argv = {"/bin/sleep", "60"}};
+    options.parent_death_signal = 0;
+    options.new_session = true;
+    auto child = ChildProcess::Start(options);
+    ProcessIdentity identity;
+    if (child) identity = std::move(*child).Release().identity();
+    static_cast<void>(::write(fds[1], &identity, sizeof identity) == sizeof identity);
+    ::kill(::getpid(), SIGKILL);
+  }
+  ::close(fds[1]);
+  ProcessIdentity identity;
+  ASSERT_EQ(::read(read.get(), &identity, sizeof identity), static_cast<ssize_t>(sizeof identity));
+  ::waitpid(parent, nullptr, 0);
+  const auto process = ProcessHandle::Open(identity);
+  ASSERT_TRUE(process.has_value());
+  EXPECT_TRUE(process->Signal(SIGKILL).has_value());
+  EXPECT_TRUE(DiesWithin(identity.pid, 10));
+}
+
 TEST(FindProgram, TakesTheFirstFolderThatHasIt) {
   EXPECT_EQ(FindProgram("sh", "/nonexistent:/bin:/usr/bin"), "/bin/sh");
   EXPECT_EQ(FindProgram("./a", "/bin"), "./a");
