@@ -45,18 +45,18 @@ struct Process {
 struct ShareRow {
   Share share;
   RowState state = RowState::kCreating;
-  bool replica = false;            // Of the plan that is up; false: of a `sublet run`.
-  std::optional<Process> process;  // Its holder; absent where none was started yet.
-  std::string log;                 // Path; empty where its output isn't kept.
+  bool replica = false;                 // Of the plan that is up; false: of a `sublet run`.
+  std::optional<Process> process = {};  // Its holder; absent where none was started yet.
+  std::string log = {};                 // Path; empty where its output isn't kept.
 };
 
 struct DomainRow {
   Domain domain;
   RowState state = RowState::kCreating;
-  std::string pipe_directory;
-  std::optional<Process> daemon;  // The control daemon; absent where none was started yet.
-  int restarts = 0;               // How often it was brought up again after a fault.
-  bool limits_confirmed = false;  // A probe client met the wall of the server that runs now.
+  std::string pipe_directory = {};
+  std::optional<Process> daemon = {};  // The control daemon; absent where none was started yet.
+  int restarts = 0;                    // How often it was brought up again after a fault.
+  bool limits_confirmed = false;       // A probe client met the wall of the server that runs now.
 };
 
 // A GPU instance that Sublet made. Those that others made have no row, and are left alone.
@@ -65,9 +65,9 @@ struct MigInstanceRow {
   int start = 0;        // First memory slice: with the GPU it names the instance.
   std::string profile;  // "2g.20gb"
   RowState state = RowState::kCreating;
-  std::optional<int> instance_id;  // The driver's; absent until it has answered.
-  std::string mig_uuid;            // "MIG-..." of its compute instance; empty until it is known.
-  std::string made_for;            // A share's id, or the fleet name of a plan.
+  std::optional<int> instance_id = {};  // The driver's; absent until it has answered.
+  std::string mig_uuid = {};  // "MIG-..." of its compute instance; empty until it is known.
+  std::string made_for = {};  // A share's id, or the fleet name of a plan.
   friend bool operator==(const MigInstanceRow&, const MigInstanceRow&) = default;
 };
 
@@ -99,8 +99,8 @@ std::string_view OperationDirectionName(OperationDirection direction);  // "forw
 struct OperationRow {
   std::string id;
   OperationKind kind = OperationKind::kUp;
-  std::optional<PlanRow> from;                                  // Absent: nothing was up.
-  std::optional<PlanRow> to;                                    // Absent: nothing is to be up.
+  std::optional<PlanRow> from = {};                             // Absent: nothing was up.
+  std::optional<PlanRow> to = {};                               // Absent: nothing is to be up.
   OperationDirection direction = OperationDirection::kForward;  // kBack: it is being undone.
   std::string started_at;                                       // UTC.
   friend bool operator==(const OperationRow&, const OperationRow&) = default;
@@ -114,7 +114,7 @@ std::string_view ReplicaWantedName(ReplicaWanted wanted);  // "running", "stoppe
 struct ReplicaRow {
   std::string id;  // "chat/0"
   int restarts = 0;
-  std::string last_end;  // "was killed by signal 9 (Killed)"; empty: never ended.
+  std::string last_end = {};  // "was killed by signal 9 (Killed)"; empty: never ended.
   ReplicaWanted wanted = ReplicaWanted::kRunning;
   friend bool operator==(const ReplicaRow&, const ReplicaRow&) = default;
 };

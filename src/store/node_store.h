@@ -73,7 +73,8 @@ class NodeStore {
   Result<NodeRecord> LoadAll();
 
   // Runs `change`, whose writes take effect all together when it returns success, and not at all
-  // where it, or one of them, fails. While it runs, it sees its own writes. Not to be nested.
+  // where it, or one of them, fails. While it runs, it sees its own writes. Within another
+  // Transaction() it is a part of that one.
   Status Transaction(const std::function<Status()>& change);
   // Returns once everything written so far would survive a power cut. Milliseconds.
   Status Flush();
