@@ -24,6 +24,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/clock.h"
 #include "base/file_descriptor.h"
 #include "base/result.h"
 #include "http/http_message.h"
@@ -38,6 +39,8 @@ struct ClientRequest {
   // For the whole answer of Send(), for the answer's header in Stream(); absent: as long as it
   // takes.
   std::optional<double> timeout_s = 30;
+  // Off for what must be said even after a Ctrl-C: that a share is given back.
+  bool interruptible = true;
 };
 
 struct HttpResponse {
@@ -81,10 +84,10 @@ class HttpClient {
   explicit HttpClient(Address address, FileDescriptor socket)
       : address_(std::move(address)), socket_(std::move(socket)) {}
   static Result<FileDescriptor> Dial(const Address& address);
+  Status Ask(const ClientRequest& request, Deadline deadline);
 
   Address address_;
-  FileDescriptor socket_;
-  bool used_ = false;  // An answer came by this connection.
+  FileDescriptor socket_;  // None where the last answer ended the connection.
 };
 
 }  // namespace sublet

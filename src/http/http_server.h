@@ -26,7 +26,8 @@
 // - After Begin() a client that goes away cancels its handler, even one that writes nothing at the
 //   time: its co_await throws system_error. A handler that has something to finish says
 //   WhenPeerGone::kGoOn, and asks PeerGone(). Before Begin() nothing is cancelled: what changes the
-//   node runs to its end whoever listens. A client that shuts down its sending half counts as gone.
+//   node runs to its end whoever listens. A client that shuts down its sending half counts as gone,
+//   but an answer by Send() still reaches it.
 // - An exception out of a handler is answered with 500 where no answer was begun, else by cutting
 //   the connection, so that nobody takes half an answer for a whole one.
 // - A handler that returns without an answer is our fault: 500.
@@ -35,8 +36,6 @@
 //
 // Thread safety: everything on the loop's thread.
 #pragma once
-
-#include <sys/types.h>
 
 #include <cstddef>
 #include <functional>
@@ -52,19 +51,9 @@
 #include "base/result.h"
 #include "http/event_loop.h"
 #include "http/http_message.h"
+#include "http/unix_socket.h"
 
 namespace sublet {
-
-// Who sent a request, as the kernel knows it from the moment of connect().
-struct Peer {
-  bool local = false;  // By a UNIX socket; else all below is unset, and a token was shown.
-  int pid = -1;        // In this process's PID namespace; 0 where it can't be seen from here.
-  uid_t uid = static_cast<uid_t>(-1);
-  gid_t gid = static_cast<gid_t>(-1);
-  // Readable once the process has ended; null where it had ended already when it was accepted. Keep
-  // a copy of the pointer to keep the descriptor.
-  std::shared_ptr<const FileDescriptor> pidfd = nullptr;
-};
 
 struct HttpRequest {
   std::string method;                        // "GET"
@@ -122,12 +111,6 @@ struct HttpServerOptions {
   // For one Write to be taken. Long, because `sublet logs -f | less` stops reading at a full
   // screen.
   double write_s = 600;
-};
-
-struct UnixListenerOptions {
-  std::string path;                           // Absolute, at most 107 bytes: the kernel's limit.
-  mode_t mode = 0600;                         // Of the file: who may write to it may connect.
-  std::optional<gid_t> group = std::nullopt;  // Owner group of the file.
 };
 
 struct TcpListenerOptions {

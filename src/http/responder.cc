@@ -1,0 +1,37 @@
+#include <utility>
+
+#include "http/http_connection.h"
+#include "http/http_server.h"
+
+namespace sublet {
+
+Task<Status> Responder::Send(int status, std::string_view content_type, std::string body) {
+  return connection_.Send(status, content_type, std::move(body));
+}
+
+Task<Status> Responder::Refuse(Error error) {
+  const int status = HttpStatusOf(error.code);
+  return connection_.Send(status, kJsonType, ErrorBody(error));
+}
+
+Task<Status> Responder::Begin(int status, std::string_view content_type, WhenPeerGone when_gone) {
+  return connection_.Begin(status, content_type, when_gone);
+}
+
+Task<Status> Responder::Write(std::string chunk) {
+  return connection_.Write(std::move(chunk));
+}
+
+Task<Status> Responder::End() {
+  return connection_.End();
+}
+
+bool Responder::PeerGone() const {
+  return connection_.gone();
+}
+
+bool Responder::Begun() const {
+  return connection_.begun();
+}
+
+}  // namespace sublet
