@@ -397,6 +397,8 @@ inline constexpr unsigned kComputeInstanceEngineShared = 0;
   X(compute_instance_info, "nvmlComputeInstanceGetInfo_v2",                                        \
     (ComputeInstance, ComputeInstanceInfo*))                                                       \
   X(create_gpu_instance, "nvmlDeviceCreateGpuInstance", (Device, unsigned, GpuInstance*))          \
+  X(create_gpu_instance_at, "nvmlDeviceCreateGpuInstanceWithPlacement",                            \
+    (Device, unsigned, const InstancePlacement*, GpuInstance*))                                    \
   X(destroy_gpu_instance, "nvmlGpuInstanceDestroy", (GpuInstance))                                 \
   X(create_compute_instance, "nvmlGpuInstanceCreateComputeInstance",                               \
     (GpuInstance, unsigned, ComputeInstance*))                                                     \

@@ -29,21 +29,26 @@
 
 namespace sublet {
 
+struct Node;  // model/document.h
+
 struct MigStep {
-  enum class Kind { kEnableMode, kDisableMode, kDestroy, kCreate };
+  // kKeepMode: the mode is as it shall be, but a change of it waits for a reset and is taken back.
+  enum class Kind { kEnableMode, kDisableMode, kKeepMode, kDestroy, kCreate };
 
   Kind kind = Kind::kCreate;
   std::string gpu_uuid;
   MigSeat seat;                    // Of kDestroy and kCreate: what lies, or will lie, where.
   std::optional<int> instance_id;  // Of kDestroy: which GPU instance.
 
-  bool ChangesMode() const { return kind == Kind::kEnableMode || kind == Kind::kDisableMode; }
+  // It is about the GPU's mode, not about an instance.
+  bool ChangesMode() const { return kind != Kind::kDestroy && kind != Kind::kCreate; }
   friend bool operator==(const MigStep&, const MigStep&) = default;
 };
 
 // "create 1g.10gb at 0", "turn MIG mode on": what is done, without the GPU.
 std::string Describe(const MigStep& step);
-// What takes it back: a destroy for a create. The id isn't known, the seat is.
+// What takes it back: a destroy for a create. The id isn't known, the seat is. kKeepMode is its
+// own: asked for again, the change that was pending could come at once.
 MigStep Inverse(const MigStep& step);
 // "nvidia-smi mig -i GPU-... -cgi 19:0 -C": for a person, where this program couldn't.
 std::string CommandFor(const MigStep& step);

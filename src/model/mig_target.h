@@ -17,6 +17,7 @@
 
 #include <map>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,19 +27,22 @@
 
 namespace sublet {
 
+struct Node;  // model/document.h
+
 // A GPU instance and the compute instances in it.
 struct MigSeat {
   std::string profile;  // "3g.40gb"
   int profile_id = -1;  // As nvidia-smi mig -lgip numbers it; -1: not resolved yet.
   int start = 0;        // First memory unit.
   int size = 0;         // In memory units; 0: not resolved yet.
-  // The compute slices of each of its compute instances, descending; empty: one that has them all.
-  std::vector<int> compute_slices = {};
+  // The compute slices of each of its compute instances, descending; empty: there are none. Absent,
+  // as it should be: one that has them all.
+  std::optional<std::vector<int>> compute_slices = {};
 
   friend bool operator==(const MigSeat&, const MigSeat&) = default;
 };
 
-// "3g.40gb at 4", "3g.40gb at 4 with compute instances of 2+1 slices"
+// "3g.40gb at 4", "3g.40gb at 4 (compute slices 2+1)", "3g.40gb at 4 (no compute instances)"
 std::string DescribeSeat(const MigSeat& seat);
 
 struct MigTarget {
@@ -76,7 +80,6 @@ nlohmann::ordered_json MigTargetsToJson(const std::vector<MigTarget>& targets);
 // `size` and `compute_slices` may be left out. `source` names the text in messages.
 Result<std::vector<MigTarget>> ParseMigTargets(std::string_view text, std::string_view source);
 
-struct Node;
 Result<MigSeat> ReadMigSeat(const Node& node);  // For readers of values that hold seats.
 
 }  // namespace sublet

@@ -1,7 +1,6 @@
 // On the simulated driver, whose every call can be made to fail.
 #include "measure/mig_session.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,7 +12,7 @@
 #include <set>
 
 #include "inventory/nvml_library.h"
-#include "inventory/tests/simulation.h"
+#include "inventory/tests/simulated_gpu.h"
 #include "model/board.h"
 
 namespace sublet {
@@ -30,113 +29,10 @@ using ::testing::Not;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
 
-// How one call goes wrong.
-enum class Failure {
-  kBefore,      // It does nothing and says so.
-  kAfterwards,  // It does its work, and says that it didn't.
-  kForGood,     // It and all that follow do nothing.
-};
-
-// The driver with one call that goes wrong. NVML's functions are C and take no context, so what
-// they share is static.
-struct Trouble {
-  static inline const nvml::Api* real = nullptr;
-  static inline int calls = 0;
-  static inline int turn = 0;  // The call that fails, from 1 on; 0: none.
-  static inline Failure failure = Failure::kBefore;
-
-  static bool Met() { return failure == Failure::kForGood ? calls >= turn : calls == turn; }
-};
-
-template <auto kMember>
-struct Troubled;
-template <typename... Parameters, nvml::Return (*nvml::Api::*kMember)(Parameters...)>
-struct Troubled<kMember> {
-  static nvml::Return Call(Parameters... arguments) {
-    ++Trouble::calls;
-    const bool met = Trouble::turn > 0 && Trouble::Met();
-    if (met && Trouble::failure != Failure::kAfterwards) return nvml::kUnknown;
-    const nvml::Return code = (Trouble::real->*kMember)(arguments...);
-    return met ? nvml::kTimeout : code;
-  }
-};
-
-nvml::Api TroubledApi(const nvml::Api& real) {
-  Trouble::real = &real;
-  Trouble::calls = 0;
-  nvml::Api api;
-#define SUBLET_TEST_WRAP(member, name, parameters) \
-  if (real.member != nullptr) api.member = &Troubled<&nvml::Api::member>::Call;
-  SUBLET_NVML_REQUIRED(SUBLET_TEST_WRAP)
-  SUBLET_NVML_OPTIONAL(SUBLET_TEST_WRAP)
-#undef SUBLET_TEST_WRAP
-  return api;
-}
-
-// A simulated node, its driver, and hands that do what others would do to it.
-class Node {
- public:
-  explicit Node(const std::string& preset, std::map<std::string, std::string> more = {})
-      : simulation_(preset, std::move(more)), nvml_(*NvmlLibrary::Open(Simulation::LibraryPath())) {
-    Trouble::turn = 0;
-  }
-
-  const nvml::Api& api() const { return nvml_.api(); }
-  Gpu Look() const { return simulation_.Take()->gpus.at(0); }
-  std::string Uuid() const { return Look().uuid; }
-
-  nvml::Device Device() const {
-    nvml::Device device = nullptr;
-    EXPECT_EQ(api().device_by_index(0, &device), nvml::kSuccess);
-    return device;
-  }
-
-  void SetMig(bool on) const {
-    nvml::Return activation = nvml::kUnknown;
-    ASSERT_EQ(api().set_mig_mode(Device(), on ? nvml::kMigEnable : nvml::kMigDisable, &activation),
-              nvml::kSuccess);
-    ASSERT_EQ(activation, nvml::kSuccess);
-  }
-
-  nvml::GpuInstance AddInstance(int profile) const {
-    nvml::GpuInstance instance = nullptr;
-    EXPECT_EQ(api().create_gpu_instance(Device(), static_cast<unsigned>(profile), &instance),
-              nvml::kSuccess);
-    return instance;
-  }
-
-  void Reset() const { Sim<int()>("subletSimResetNode"); }
-
-  // This process becomes one that uses the GPU; kNoInstance for the whole of it.
-  void StartProcess(unsigned gpu_instance, unsigned type) const {
-    const unsigned compute_instance = gpu_instance == nvml::kNoInstance ? nvml::kNoInstance : 0;
-    const int code = Sim<int(unsigned, unsigned, unsigned, unsigned, unsigned long long, unsigned)>(
-        "subletSimProcessStart", 0U, 0U, gpu_instance, compute_instance, 1ULL << 30, type);
-    ASSERT_EQ(code, 0);
-  }
-  void StopProcess() const { Sim<int(unsigned)>("subletSimProcessStop", 0U); }
-
- private:
-  template <typename Signature, typename... Arguments>
-  int Sim(const char* name, Arguments... arguments) const {
-    void* const library = ::dlopen(Simulation::LibraryPath().c_str(), RTLD_NOW);
-    EXPECT_NE(library, nullptr) << ::dlerror();
-    const int code = reinterpret_cast<Signature*>(::dlsym(library, name))(arguments...);
-    ::dlclose(library);
-    return code;
-  }
-
-  Simulation simulation_;
-  NvmlLibrary nvml_;
-};
-
-constexpr unsigned kCompute = 0;
-constexpr unsigned kGraphics = 1;
-
 // Whoever waits in a test waits in vain.
 const MigSessionOptions kNoPatience{.profile = {}, .patience_s = 0};
 
-void ExpectOffAndUncut(const Node& node) {
+void ExpectOffAndUncut(const SimulatedGpu& node) {
   const Gpu gpu = node.Look();
   EXPECT_FALSE(gpu.mig_enabled);
   EXPECT_FALSE(gpu.mig_pending);
@@ -144,7 +40,7 @@ void ExpectOffAndUncut(const Node& node) {
 }
 
 TEST(MigSession, FillsTheGpuWithTheSmallestInstancesAndPutsItBack) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   Result<MigSession> session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
   ASSERT_TRUE(session) << session.error().message;
   EXPECT_EQ(session->profile(), "1g.18gb");
@@ -166,7 +62,7 @@ TEST(MigSession, FillsTheGpuWithTheSmallestInstancesAndPutsItBack) {
 }
 
 TEST(MigSession, MakesWhatProfileIsAskedFor) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   const auto count = [&](const std::string& profile) -> std::size_t {
     const auto session = MigSession::Start(node.api(), node.Uuid(), {profile, 0});
     EXPECT_TRUE(session) << session.error().message;
@@ -179,7 +75,7 @@ TEST(MigSession, MakesWhatProfileIsAskedFor) {
 }
 
 TEST(MigSession, GivesEachInstanceAllOfItsSlices) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   const auto session = MigSession::Start(node.api(), node.Uuid(), {"3g.71gb", 0});
   ASSERT_TRUE(session) << session.error().message;
   for (const GpuInstance& instance : node.Look().instances) {
@@ -192,7 +88,7 @@ TEST(MigSession, WorksOnEveryBoardThatHasMig) {
   for (const Board& board : BuiltInBoards().boards) {
     if (!board.HasMig()) continue;
     SCOPED_TRACE(board.name);
-    const Node node(board.name + ":1", {{"SUBLET_SIM_DRIVER", "999"}});
+    const SimulatedGpu node(board.name + ":1", {{"SUBLET_SIM_DRIVER", "999"}});
     auto session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
     ASSERT_TRUE(session) << session.error().message;
     EXPECT_THAT(session->profile(), Not(HasSubstr("+")));
@@ -205,7 +101,7 @@ TEST(MigSession, WorksOnEveryBoardThatHasMig) {
 }
 
 TEST(MigSession, RestoresWhenItGoes) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   {
     const auto session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
     ASSERT_TRUE(session) << session.error().message;
@@ -214,7 +110,7 @@ TEST(MigSession, RestoresWhenItGoes) {
 }
 
 TEST(MigSession, LeavesMigModeOnWhereItFoundItOn) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   node.SetMig(true);
   auto session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
   ASSERT_TRUE(session) << session.error().message;
@@ -225,7 +121,7 @@ TEST(MigSession, LeavesMigModeOnWhereItFoundItOn) {
 }
 
 TEST(MigSession, NeverTouchesInstancesThatExist) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   node.SetMig(true);
   node.AddInstance(9);
   const auto session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
@@ -237,8 +133,8 @@ TEST(MigSession, NeverTouchesInstancesThatExist) {
 }
 
 TEST(MigSession, RefusesABusyGpuAndNamesWhoUsesIt) {
-  const Node node("h200:1");
-  node.StartProcess(nvml::kNoInstance, kCompute);
+  const SimulatedGpu node("h200:1");
+  node.StartProcess(nvml::kNoInstance, kComputeProcess);
   const auto session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
   ASSERT_FALSE(session);
   EXPECT_EQ(session.error().code, ErrorCode::kConflict);
@@ -247,7 +143,7 @@ TEST(MigSession, RefusesABusyGpuAndNamesWhoUsesIt) {
 }
 
 TEST(MigSession, TellsAUserWithoutPrivilegeWhatIsMissing) {
-  const Node node("h200:1", {{"SUBLET_SIM_UNPRIVILEGED", "1"}});
+  const SimulatedGpu node("h200:1", {{"SUBLET_SIM_UNPRIVILEGED", "1"}});
   const auto session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
   ASSERT_FALSE(session);
   EXPECT_EQ(session.error().code, ErrorCode::kPermission);
@@ -256,7 +152,7 @@ TEST(MigSession, TellsAUserWithoutPrivilegeWhatIsMissing) {
 }
 
 TEST(MigSession, RefusesABoardWithoutMig) {
-  const Node node("l4:1");
+  const SimulatedGpu node("l4:1");
   const auto session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
   ASSERT_FALSE(session);
   EXPECT_EQ(session.error().code, ErrorCode::kUnsupported);
@@ -264,7 +160,7 @@ TEST(MigSession, RefusesABoardWithoutMig) {
 }
 
 TEST(MigSession, NamesTheFunctionThatAnOldDriverLacks) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   nvml::Api old = node.api();
   old.destroy_gpu_instance = nullptr;
   const auto session = MigSession::Start(old, node.Uuid(), kNoPatience);
@@ -275,7 +171,7 @@ TEST(MigSession, NamesTheFunctionThatAnOldDriverLacks) {
 }
 
 TEST(MigSession, ListsTheProfilesWhereOneIsUnknownAndChangesNothing) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   const auto session = MigSession::Start(node.api(), node.Uuid(), {"1g.10gb", 0});
   ASSERT_FALSE(session);
   EXPECT_EQ(session.error().code, ErrorCode::kNotFound);
@@ -285,10 +181,11 @@ TEST(MigSession, ListsTheProfilesWhereOneIsUnknownAndChangesNothing) {
 
 // What holds the GPU need not be in the driver's lists, as monitoring agents aren't.
 TEST(MigSession, TakesAModeBackThatStaysPending) {
-  const Node node("a100-80gb:1", {{"SUBLET_SIM_FAULTS",
-                                   fmt::format("fail=nvmlDeviceGetGraphicsRunningProcesses_v3:{}",
-                                               static_cast<int>(nvml::kNotSupported))}});
-  node.StartProcess(nvml::kNoInstance, kGraphics);
+  const SimulatedGpu node(
+      "a100-80gb:1",
+      {{"SUBLET_SIM_FAULTS", fmt::format("fail=nvmlDeviceGetGraphicsRunningProcesses_v3:{}",
+                                         static_cast<int>(nvml::kNotSupported))}});
+  node.StartProcess(nvml::kNoInstance, kGraphicsProcess);
   const auto session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
   ASSERT_FALSE(session);
   EXPECT_THAT(session.error().message, HasSubstr("pending"));
@@ -297,8 +194,8 @@ TEST(MigSession, TakesAModeBackThatStaysPending) {
 }
 
 TEST(MigSession, RefusesWhereSomebodyElsesChangeIsPending) {
-  const Node node("a100-80gb:1");
-  node.StartProcess(nvml::kNoInstance, kGraphics);
+  const SimulatedGpu node("a100-80gb:1");
+  node.StartProcess(nvml::kNoInstance, kGraphicsProcess);
   nvml::Return activation = nvml::kSuccess;
   ASSERT_EQ(node.api().set_mig_mode(node.Device(), nvml::kMigEnable, &activation), nvml::kSuccess);
   node.StopProcess();
@@ -309,11 +206,11 @@ TEST(MigSession, RefusesWhereSomebodyElsesChangeIsPending) {
 }
 
 TEST(MigSession, SaysWhatIsLeftWhileAWorkerLivesAndFinishesLater) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   auto session = MigSession::Start(node.api(), node.Uuid(), kNoPatience);
   ASSERT_TRUE(session) << session.error().message;
   const int busy = node.Look().instances.at(2).id;
-  node.StartProcess(static_cast<unsigned>(busy), kCompute);
+  node.StartProcess(static_cast<unsigned>(busy), kComputeProcess);
   const Status restored = session->Restore();
   ASSERT_FALSE(restored);
   EXPECT_EQ(restored.error().code, ErrorCode::kConflict);
@@ -328,7 +225,7 @@ TEST(MigSession, SaysWhatIsLeftWhileAWorkerLivesAndFinishesLater) {
 }
 
 TEST(MigSession, LeavesAloneWhatOthersMadeMeanwhile) {
-  const Node node("h200:1");
+  const SimulatedGpu node("h200:1");
   auto session = MigSession::Start(node.api(), node.Uuid(), {"3g.71gb", 0});
   ASSERT_TRUE(session) << session.error().message;
   const int ours = node.Look().instances.at(0).id;
@@ -360,7 +257,8 @@ TEST(MigSession, LeavesAloneWhatOthersMadeMeanwhile) {
 // ---- every call, in every way ----
 
 // Either the GPU is as before, or `error` says what isn't.
-void ExpectRestoredOrTold(const Node& node, const std::optional<Error>& error, bool was_on) {
+void ExpectRestoredOrTold(const SimulatedGpu& node, const std::optional<Error>& error,
+                          bool was_on) {
   const Gpu gpu = node.Look();
   const bool as_found =
       gpu.mig_enabled == was_on && gpu.mig_pending == was_on && gpu.instances.empty();
@@ -387,7 +285,7 @@ class EveryCall : public ::testing::TestWithParam<std::tuple<Failure, bool>> {};
 
 TEST_P(EveryCall, IsUndoneOrToldWhereItFails) {
   const auto [failure, was_on] = GetParam();
-  const Node node("a30:1");
+  const SimulatedGpu node("a30:1");
   const MigSessionOptions two_instances{.profile = "2g.12gb", .patience_s = 0};
   const std::string uuid = node.Uuid();
   const nvml::Api api = TroubledApi(node.api());
