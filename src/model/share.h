@@ -27,6 +27,11 @@ namespace sublet {
 
 struct Node;  // model/document.h
 
+// Variables that decide on which GPU, through which server and within which limits a process runs.
+// Whoever launches it must own them, because a client can drop its limits by setting them: a
+// workload that sets one is refused.
+bool IsShareVariable(std::string_view name);
+
 // What a process asks for. JSON: the field names, memory as "memory_mib", absent optionals left
 // out.
 struct ShareRequest {
@@ -74,7 +79,8 @@ struct Domain {
   std::string tenant;                 // Whose clients it takes.
   std::string gpu_uuid;               // "GPU-..."
   std::string mig_uuid;               // "MIG-..." where it serves a MIG device; else empty.
-  std::optional<Bytes> memory_limit;  // Server default: no client gets more.
+  // Server default: no client gets more, its CUDA context counted.
+  std::optional<Bytes> memory_limit;
   std::optional<int> sm_percent;      // Server default.
   // From a plan, or made for a `sublet run`: then it goes with its last share.
   bool planned = false;

@@ -128,8 +128,9 @@ class Binder {
       all_memory = all_memory && replica.memory_limit.has_value();
       all_sm = all_sm && replica.sm_percent.has_value();
       if (replica.memory_limit) {
-        domain.memory_limit =
-            std::max(domain.memory_limit.value_or(Bytes()), *replica.memory_limit);
+        // MPS counts a client's context against its limit.
+        domain.memory_limit = std::max(domain.memory_limit.value_or(Bytes()),
+                                       *replica.memory_limit + replica.context);
       }
       if (replica.sm_percent) {
         domain.sm_percent = std::max(domain.sm_percent.value_or(0), *replica.sm_percent);
