@@ -37,7 +37,7 @@ void EndsTheProgram(std::exception_ptr exception) {
   try {
     std::rethrow_exception(std::move(exception));
   } catch (const boost::system::system_error& error) {
-    if (error.code() != asio::error::operation_aborted) std::terminate();
+    if (error.code() != asio::error::operation_aborted) throw;
   }
 }
 

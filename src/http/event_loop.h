@@ -70,8 +70,8 @@ Task<std::invoke_result_t<Work&>> OnPool(asio::thread_pool& pool, Work work) {
 // can't wait for it (a regular file).
 Task<Status> WaitReadable(int fd);
 
-// For asio::co_spawn: an exception out of the coroutine ends the program, unless it is the
-// coroutine's cancellation.
+// For asio::co_spawn: an exception out of the coroutine ends the program, by way of
+// io_context::run(), where nobody catches it. That it was cancelled is no such exception.
 void EndsTheProgram(std::exception_ptr exception);
 
 }  // namespace sublet

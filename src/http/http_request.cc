@@ -27,10 +27,10 @@ Result<RequestTarget> ParseTarget(std::string_view target) {
     return Fail(ErrorCode::kInvalid, fmt::format("not a path with an optional query: {}", target));
   }
   RequestTarget parsed{.path = url->path(), .query = {}};
-  for (const auto segment : url->segments()) {
-    if (segment == "." || segment == "..") {
-      return Fail(ErrorCode::kInvalid, fmt::format("a path may not have dot segments: {}", target));
-    }
+  // On the decoded path: an encoded slash would hide one from a look at the segments.
+  const std::string closed = parsed.path + "/";
+  if (closed.find("/./") != std::string::npos || closed.find("/../") != std::string::npos) {
+    return Fail(ErrorCode::kInvalid, fmt::format("a path may not have dot segments: {}", target));
   }
   bool has_nul = parsed.path.find('\0') != std::string::npos;
   for (const auto param : url->params()) {
