@@ -21,6 +21,8 @@ constexpr Range kMilliseconds{.min = 0.0001, .max = 1e9};
 constexpr Range kRate{.min = 0, .max = 1e9};
 constexpr Range kVariation{.min = 0, .max = 1000};
 constexpr Range kCount{.min = 1, .max = 1'000'000};
+constexpr Range kPort{.min = 1, .max = 65535};
+constexpr Range kStopTimeout{.min = 0, .max = 86'400};
 constexpr Range kEngines{.min = 0, .max = 64};
 constexpr std::size_t kNameMax = 63;       // A label of a DNS name.
 constexpr std::size_t kCommandMax = 1000;  // Words; more belong into a script.
@@ -317,6 +319,23 @@ void ReadNeed(ObjectReader& in, bool measured, Workload& workload,
   }
 }
 
+// How its processes live.
+void ReadLaunch(ObjectReader& in, Workload& workload) {
+  in.Optional("port", workload.port, kPort);
+  in.Optional("ready", workload.ready, ReadReadiness);
+  in.OptionalEnum("restart", workload.restart, RestartPolicyWords());
+  in.Optional("stop_timeout_s", workload.stop_timeout_s, kStopTimeout);
+  if (std::string wrong = PortProblem(workload.port, workload.replicas, workload.ready);
+      !wrong.empty()) {
+    in.Reject(in.Has("port") ? "port" : "ready", std::move(wrong),
+              in.Has("port") ? "" : "give port: 8000, or a probe by command");
+  }
+  if (workload.port && workload.env.contains("PORT")) {
+    in.Reject("env", "env sets PORT, which each replica gets from the workload's port",
+              "leave one of the two out");
+  }
+}
+
 Result<Workload> ReadWorkload(const Node& node, ProfileBook& book) {
   Workload workload;
   workload.tenant = kDefaultTenant;
@@ -343,6 +362,7 @@ Result<Workload> ReadWorkload(const Node& node, ProfileBook& book) {
   in.OptionalList("command", workload.command, ReadString);
   in.Optional("image", workload.image);
   in.Optional("env", workload.env, ReadEnv);
+  ReadLaunch(in, workload);
   if (in.Has("latency") && !in.Has("load")) {
     in.Reject("latency", "a latency target needs load",
               "give load: {requests_per_second: ..., service_ms: ...}");
@@ -405,6 +425,7 @@ class FleetReader {
       return FailAt(node, fmt::format("more than {} workloads", kWorkloadsMax),
                     "workloads that are alike can be one with several replicas");
     }
+    RETURN_IF_ERROR(TakePorts(node, workload));
     replicas_ += workload.replicas;
     if (replicas_ > kReplicasMax) {
       return FailAt(node, fmt::format("more than {} replicas", kReplicasMax));
@@ -417,6 +438,23 @@ class FleetReader {
     }
     workload.isolation = std::max(workload.isolation, FindTenant(workload.tenant)->isolation);
     return workload;
+  }
+
+  // Two workloads of one fleet may meet on one machine, where a port has one owner.
+  Status TakePorts(const Node& node, const Workload& workload) {
+    if (!workload.port) return {};
+    const int first = *workload.port;
+    const int last = first + workload.replicas - 1;
+    const auto next = ports_.lower_bound(first);
+    const auto* other = next != ports_.end() && next->second.first <= last ? &*next : nullptr;
+    if (other != nullptr) {
+      return FailAt(*node.Find("port"),
+                    fmt::format("ports {} to {} overlap those of workload '{}': {} to {}", first,
+                                last, other->second.second, other->second.first, other->first),
+                    "each replica needs one: leave as many free as there are replicas");
+    }
+    ports_.emplace(last, std::pair(first, workload.name));
+    return {};
   }
 
   tl::unexpected<Error> UnknownTenant(const Node& node, const std::string& name) const {
@@ -435,6 +473,8 @@ class FleetReader {
   Fleet fleet_;
   std::set<std::pair<std::string, std::optional<double>>> pools_;
   std::set<std::string> names_;
+  std::map<int, std::pair<int, std::string>>
+      ports_;  // The last of a workload: its first, its name.
   bool tenants_declared_ = false;
   int replicas_ = 0;
 };

@@ -153,6 +153,11 @@ struct Workload {
   std::vector<std::string> command;
   std::string image;
   std::map<std::string, std::string> env;
+  // How its processes live; model/launch.h. Ports of different workloads don't overlap.
+  std::optional<int> port{};         // Of replica 0; replica k has port + k, in its variable PORT.
+  std::optional<Readiness> ready{};  // Absent: ready as soon as it runs.
+  RestartPolicy restart = RestartPolicy::kAlways;
+  std::optional<double> stop_timeout_s{};  // Absent: kStopTimeoutSDefault.
 };
 
 struct Tenant {

@@ -2,32 +2,12 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/check.h"
+#include "model/json_fields.h"
 
 namespace sublet {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-template <typename Enum>
-std::string_view NameOf(const EnumWords<Enum>& words, Enum value) {
-  for (const auto& [name, known] : words) {
-    if (known == value) return name;
-  }
-  CHECK(false);
-}
-
-template <typename T>
-void Put(Json& json, const char* key, const std::optional<T>& value) {
-  if (value) json[key] = *value;
-}
-
-template <typename T, typename Write>
-Json ListToJson(const std::vector<T>& list, const Write& write) {
-  Json json = Json::array();
-  for (const T& item : list) json.push_back(write(item));
-  return json;
-}
 
 Json EnforcementToJson(const Enforcement& enforcement) {
   return {{"what", enforcement.what}, {"by", enforcement.by}, {"enforced", enforcement.enforced}};
@@ -37,10 +17,10 @@ Json PredictionToJson(const Prediction& prediction) {
   Json json{{"service_ms", prediction.service_ms},
             {"slowdown_mean", prediction.slowdown_mean},
             {"utilisation", prediction.utilisation}};
-  Put(json, "latency_ms_p50", prediction.latency_ms_p50);
-  Put(json, "latency_ms_p99", prediction.latency_ms_p99);
-  Put(json, "headroom_percent", prediction.headroom_percent);
-  Put(json, "throughput_per_s", prediction.throughput_per_s);
+  PutField(json, "latency_ms_p50", prediction.latency_ms_p50);
+  PutField(json, "latency_ms_p99", prediction.latency_ms_p99);
+  PutField(json, "headroom_percent", prediction.headroom_percent);
+  PutField(json, "throughput_per_s", prediction.throughput_per_s);
   return json;
 }
 
@@ -50,9 +30,9 @@ Json ReplicaToJson(const PlannedReplica& replica) {
             {"tenant", replica.tenant},
             {"memory_mib", replica.memory.mib_rounded_up()},
             {"context_mib", replica.context.mib_rounded_up()}};
-  if (replica.memory_limit) json["memory_limit_mib"] = replica.memory_limit->mib_rounded_up();
-  Put(json, "sm_percent", replica.sm_percent);
-  Put(json, "server", replica.server);
+  PutField(json, "memory_limit_mib", replica.memory_limit);
+  PutField(json, "sm_percent", replica.sm_percent);
+  PutField(json, "server", replica.server);
   json["prediction"] = PredictionToJson(replica.prediction);
   json["enforcement"] = ListToJson(replica.enforcement, EnforcementToJson);
   json["reason"] = replica.reason;
@@ -102,8 +82,14 @@ Json WorkloadToJson(const PlannedWorkload& workload) {
             {"env", workload.env},
             {"memory_mib", workload.memory.mib_rounded_up()},
             {"memory_how", workload.memory_how}};
-  Put(json, "latency_ms_p50_target", workload.latency_ms_p50_target);
-  Put(json, "latency_ms_p99_target", workload.latency_ms_p99_target);
+  PutField(json, "latency_ms_p50_target", workload.latency_ms_p50_target);
+  PutField(json, "latency_ms_p99_target", workload.latency_ms_p99_target);
+  PutField(json, "port", workload.port);
+  if (workload.ready) json["ready"] = ReadinessToJson(*workload.ready);
+  if (workload.restart != RestartPolicy::kAlways) {
+    json["restart"] = RestartPolicyName(workload.restart);
+  }
+  PutField(json, "stop_timeout_s", workload.stop_timeout_s);
   return json;
 }
 
@@ -113,9 +99,9 @@ Json StrategyToJson(const Strategy& strategy) {
             {"gpus", strategy.gpus},
             {"cost_month_usd", strategy.cost_month_usd},
             {"isolation", strategy.isolation}};
-  Put(json, "latency_ms_p50", strategy.latency_ms_p50);
-  Put(json, "latency_ms_p99", strategy.latency_ms_p99);
-  Put(json, "throughput_per_s", strategy.throughput_per_s);
+  PutField(json, "latency_ms_p50", strategy.latency_ms_p50);
+  PutField(json, "latency_ms_p99", strategy.latency_ms_p99);
+  PutField(json, "throughput_per_s", strategy.throughput_per_s);
   json["holds"] = strategy.holds;
   json["breaks"] = strategy.breaks;
   return json;
@@ -144,7 +130,7 @@ Json SummaryToJson(const PlanSummary& summary) {
             {"gap_percent", summary.gap_percent},
             {"verdict", summary.verdict},
             {"headroom_percent_min", summary.headroom_percent_min}};
-  Put(json, "throughput_per_s", summary.throughput_per_s);
+  PutField(json, "throughput_per_s", summary.throughput_per_s);
   return json;
 }
 
@@ -176,13 +162,13 @@ const EnumWords<Change::Kind>& ChangeKindWords() {
 }
 
 std::string_view SharingModeName(SharingMode mode) {
-  return NameOf(SharingModeWords(), mode);
+  return WordOf(SharingModeWords(), mode);
 }
 std::string_view IsolationName(Isolation isolation) {
-  return NameOf(IsolationWords(), isolation);
+  return WordOf(IsolationWords(), isolation);
 }
 std::string_view ChangeKindName(Change::Kind kind) {
-  return NameOf(ChangeKindWords(), kind);
+  return WordOf(ChangeKindWords(), kind);
 }
 
 nlohmann::ordered_json PlanToJson(const Plan& plan) {

@@ -32,6 +32,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "model/board.h"
+#include "model/launch.h"
 
 namespace sublet {
 
@@ -139,6 +140,11 @@ struct PlannedWorkload {
   std::string memory_how;  // "given", or the sum it was estimated by.
   std::optional<double> latency_ms_p50_target;
   std::optional<double> latency_ms_p99_target;
+  // How its processes live; model/launch.h.
+  std::optional<int> port{};         // Of the replica "<name>/0"; "<name>/k" has port + k.
+  std::optional<Readiness> ready{};  // Absent: ready as soon as it runs.
+  RestartPolicy restart = RestartPolicy::kAlways;
+  std::optional<double> stop_timeout_s{};  // Absent: kStopTimeoutSDefault.
 };
 
 // What a single sharing mode would have given for the whole fleet.

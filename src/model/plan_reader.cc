@@ -170,6 +170,14 @@ Result<PlannedWorkload> ReadWorkload(const Node& node) {
   in.Required("memory_how", workload.memory_how);
   in.Optional("latency_ms_p50_target", workload.latency_ms_p50_target, kAmount);
   in.Optional("latency_ms_p99_target", workload.latency_ms_p99_target, kAmount);
+  in.Optional("port", workload.port, {.min = 1, .max = 65535});
+  in.Optional("ready", workload.ready, ReadReadiness);
+  in.OptionalEnum("restart", workload.restart, RestartPolicyWords());
+  in.Optional("stop_timeout_s", workload.stop_timeout_s, {.min = 0, .max = 86'400});
+  if (std::string wrong = PortProblem(workload.port, workload.replicas, workload.ready);
+      !wrong.empty()) {
+    in.Reject(in.Has("port") ? "port" : "ready", std::move(wrong));
+  }
   RETURN_IF_ERROR(in.Finish());
   return workload;
 }
@@ -240,6 +248,7 @@ class References {
   std::string Violation() {
     for (const PlannedWorkload& workload : plan_.workloads) {
       if (!workloads_.emplace(workload.name, 0).second) return Twice("workload", workload.name);
+      ports_.emplace(workload.name, workload.port);
     }
     for (const PlannedGpu& gpu : plan_.gpus) {
       if (!gpus_.insert(gpu.name).second) return Twice("gpu", gpu.name);
@@ -268,8 +277,22 @@ class References {
                            replica.workload);
       }
       ++workload->second;
+      if (std::string wrong = InPort(replica); !wrong.empty()) return wrong;
     }
     return {};
+  }
+
+  // Two replicas on one port would fight for it: the ids give the ports.
+  std::string InPort(const PlannedReplica& replica) {
+    const std::optional<int> first = ports_.at(replica.workload);
+    if (!first) return {};
+    const std::optional<int> port = PortOfReplica(first, replica.id);
+    if (!port) {
+      return fmt::format("a replica of a workload with a port needs a number: '{}'", replica.id);
+    }
+    const auto [taken, added] = port_owners_.emplace(*port, replica.id);
+    if (added) return {};
+    return fmt::format("two replicas on port {}: '{}' and '{}'", *port, taken->second, replica.id);
   }
 
   std::string InTheRest() const {
@@ -303,7 +326,9 @@ class References {
   }
 
   const Plan& plan_;
-  std::unordered_map<std::string_view, int> workloads_;  // Replicas seen of each.
+  std::unordered_map<std::string_view, int> workloads_;             // Replicas seen of each.
+  std::unordered_map<std::string_view, std::optional<int>> ports_;  // The first of each workload.
+  std::unordered_map<int, std::string_view> port_owners_;
   std::unordered_set<std::string_view> gpus_, partitions_, servers_, replicas_;
 };
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "model/document.h"
@@ -42,6 +44,13 @@ Result<Bytes> ReadLimit(const Node& node) {
 }
 
 }  // namespace
+
+bool IsShareVariable(std::string_view name) {
+  static constexpr std::array<std::string_view, 3> kExact = {
+      "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"};
+  return name.starts_with("CUDA_MPS_") || name.starts_with("SUBLET_") ||
+         std::find(kExact.begin(), kExact.end(), name) != kExact.end();
+}
 
 Json ShareRequestToJson(const ShareRequest& request) {
   Json json = Json::object();

@@ -260,6 +260,10 @@ class Assembly {
     out.memory_how = workload.memory_how;
     out.latency_ms_p50_target = workload.latency.p50_ms;
     out.latency_ms_p99_target = workload.latency.p99_ms;
+    out.port = workload.port;
+    out.ready = workload.ready;
+    out.restart = workload.restart;
+    out.stop_timeout_s = workload.stop_timeout_s;
     plan_.workloads.push_back(std::move(out));
   }
 
@@ -462,6 +466,8 @@ class Assembly {
       all = fmt::format("{}:{}:{}:{}", workload.tenant, workload.memory.mib(), workload.image,
                         fmt::join(workload.command, "\n"));
       for (const auto& [name, value] : workload.env) all += fmt::format("\n{}={}", name, value);
+      // How it is watched and ended can change without a new process; its port can't.
+      if (workload.port) all += fmt::format("\nport {}", *workload.port);
     }
     return settings;
   }

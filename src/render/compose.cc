@@ -13,9 +13,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/check.h"
 #include "render/quoting.h"
 #include "render/targets.h"
 
@@ -113,6 +115,18 @@ ordered_json CommandOf(const Seat& seat) {
   return words;
 }
 
+std::string_view RestartOf(const PlannedWorkload& workload) {
+  switch (workload.restart) {
+    case RestartPolicy::kAlways:
+      return "unless-stopped";
+    case RestartPolicy::kOnFailure:
+      return "on-failure";
+    case RestartPolicy::kNever:
+      return "no";
+  }
+  CHECK(false);
+}
+
 void AddMps(const Seat& seat, ordered_json& service) {
   const std::optional<Bytes> limit = MpsMemoryLimit(*seat.replica);
   const std::string memory = limit ? std::to_string(limit->mib_rounded_up()) : "-";
@@ -128,7 +142,7 @@ void AddMps(const Seat& seat, ordered_json& service) {
                              seat.partition->name, seat.server->name, memory, percent});
     for (const ordered_json& word : CommandOf(seat)) entry.push_back(word);
     service["entrypoint"] = std::move(entry);
-    service["restart"] = "unless-stopped";
+    service["restart"] = RestartOf(*seat.workload);
     return;
   }
   service["environment"]["CUDA_MPS_PIPE_DIRECTORY"] =
@@ -138,18 +152,43 @@ void AddMps(const Seat& seat, ordered_json& service) {
   service["restart"] = "no";
 }
 
+// A duration as Compose writes it.
+std::string Milliseconds(double seconds) {
+  return fmt::format("{}ms", std::llround(seconds * 1000));
+}
+
+// Probes by HTTP and TCP have no equivalent: Compose runs a program inside the container, and the
+// image may have none that connects.
+void AddLaunch(const PlannedWorkload& workload, ordered_json& service) {
+  if (workload.stop_timeout_s) {
+    service["stop_grace_period"] = Milliseconds(*workload.stop_timeout_s);
+  }
+  if (!workload.ready || workload.ready->command.empty()) return;
+  ordered_json health;
+  health["test"].push_back("CMD");
+  for (const std::string& word : workload.ready->command) {
+    health["test"].push_back(ComposeLiteral(word));
+  }
+  health["interval"] = Milliseconds(workload.ready->period_s);
+  health["start_period"] = Milliseconds(workload.ready->timeout_s);
+  service["healthcheck"] = std::move(health);
+}
+
 ordered_json ReplicaObject(const Seat& seat, ordered_json devices) {
   ordered_json service;
   service["image"] = ComposeLiteral(ImageOf(*seat.workload));
   service["devices"] = std::move(devices);
   ordered_json environment = ordered_json::object();
   for (const auto& [name, value] : seat.workload->env) environment[name] = ComposeLiteral(value);
+  // Each container has a network of its own, so all replicas listen on the first port.
+  if (seat.workload->port) environment["PORT"] = std::to_string(*seat.workload->port);
   service["environment"] = std::move(environment);
+  AddLaunch(*seat.workload, service);
   if (seat.server != nullptr) {
     AddMps(seat, service);
   } else {
     if (!seat.workload->command.empty()) service["entrypoint"] = CommandOf(seat);
-    service["restart"] = "unless-stopped";
+    service["restart"] = RestartOf(*seat.workload);
   }
   if (service["environment"].empty()) service.erase("environment");
   return service;

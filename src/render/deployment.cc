@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 
+#include "model/share.h"
 #include "render/quoting.h"
 
 namespace sublet {
@@ -34,15 +34,6 @@ Status CheckName(std::string_view name, std::string_view what, std::string_view 
                           extra, length_max));
 }
 
-// What decides on which GPU, through which server and within which limits a process runs: whoever
-// launches it must own these, because a client can drop its limits by setting them.
-bool IsReserved(std::string_view variable) {
-  static constexpr std::array<std::string_view, 3> kExact = {
-      "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"};
-  return variable.starts_with("CUDA_MPS_") || variable.starts_with("SUBLET_") ||
-         std::find(kExact.begin(), kExact.end(), variable) != kExact.end();
-}
-
 Status CheckVariable(const std::string& name, const std::string& value, const std::string& what) {
   const bool valid =
       !name.empty() && !(name.front() >= '0' && name.front() <= '9') &&
@@ -52,7 +43,7 @@ Status CheckVariable(const std::string& name, const std::string& value, const st
     return Fail(ErrorCode::kInvalid, fmt::format("{}: not an environment variable's name: '{}'",
                                                  what, name.substr(0, kNameLengthMax)));
   }
-  if (IsReserved(name)) {
+  if (IsShareVariable(name)) {
     return Fail(ErrorCode::kInvalid,
                 fmt::format("{}: sets a variable that Sublet must set itself: {}", what, name),
                 "remove it from the workload's env");

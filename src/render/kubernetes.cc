@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -68,6 +69,8 @@ ordered_json EnvOf(const Seat& seat) {
     env.push_back(std::move(variable));
   };
   for (const auto& [name, value] : seat.workload->env) add(name, KubernetesLiteral(value));
+  // Each pod has a network of its own, so all replicas listen on the first port.
+  if (seat.workload->port) add("PORT", std::to_string(*seat.workload->port));
   if (seat.server == nullptr) return env;
   if (seat.replica->sm_percent) {
     add("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", std::to_string(*seat.replica->sm_percent));
@@ -77,6 +80,27 @@ ordered_json EnvOf(const Seat& seat) {
     add("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", fmt::format("0={}M", limit->mib_rounded_up()));
   }
   return env;
+}
+
+// What the kubelet does to find out whether a replica is ready: as a startup probe until the time
+// for starting is over, as a readiness probe from then on. Its times are whole seconds.
+void AddProbes(const Readiness& ready, std::optional<int> port, ordered_json& container) {
+  ordered_json probe;
+  if (!ready.http.empty()) {
+    probe["httpGet"]["path"] = KubernetesLiteral(ready.http);
+    probe["httpGet"]["port"] = port.value_or(0);
+  } else if (ready.tcp) {
+    probe["tcpSocket"]["port"] = port.value_or(0);
+  } else {
+    for (const std::string& word : ready.command) {
+      probe["exec"]["command"].push_back(KubernetesLiteral(word));
+    }
+  }
+  const int period_s = static_cast<int>(std::ceil(ready.period_s));
+  probe["periodSeconds"] = period_s;
+  container["readinessProbe"] = probe;
+  probe["failureThreshold"] = static_cast<int>(std::ceil(ready.timeout_s / period_s));
+  container["startupProbe"] = std::move(probe);
 }
 
 }  // namespace
@@ -113,10 +137,17 @@ ordered_json DeploymentObject(const Plan& plan, const PodPlan& pod) {
   }
   ordered_json env = EnvOf(*pod.seat);
   if (!env.empty()) container["env"] = std::move(env);
+  if (workload.port) {
+    container["ports"] = ordered_json::array({{{"containerPort", *workload.port}}});
+  }
+  if (workload.ready) AddProbes(*workload.ready, workload.port, container);
   container["resources"] = *pod.resources;
 
   ordered_json spec = *pod.pod;
   spec["containers"] = ordered_json::array({container});
+  if (workload.stop_timeout_s) {
+    spec["terminationGracePeriodSeconds"] = static_cast<int>(std::ceil(*workload.stop_timeout_s));
+  }
 
   ordered_json object;
   object["apiVersion"] = "apps/v1";

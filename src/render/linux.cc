@@ -15,8 +15,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
+#include "base/check.h"
 #include "render/quoting.h"
 #include "render/targets.h"
 
@@ -121,12 +123,29 @@ WantedBy=sublet.target
                      unguard);
 }
 
+std::string_view RestartOf(const PlannedWorkload& workload) {
+  switch (workload.restart) {
+    case RestartPolicy::kAlways:
+      return "always";
+    case RestartPolicy::kOnFailure:
+      return "on-failure";
+    case RestartPolicy::kNever:
+      return "no";
+  }
+  CHECK(false);
+}
+
 std::string ReplicaUnitText(const NodeGroup& machine, const UnitNames& names, const Seat& seat) {
   std::string bound = AfterMig(machine);
   if (seat.server != nullptr) {
     // Not Requires=: without its server a client would go on, or start again, unconfined.
     const std::string& server = names.servers.at(seat.server->name);
     bound += fmt::format("BindsTo={0}\nAfter={0}\n", server);
+  }
+  std::string stop;
+  if (seat.workload->stop_timeout_s) {
+    stop =
+        fmt::format("TimeoutStopSec={}ms\n", std::llround(*seat.workload->stop_timeout_s * 1000));
   }
   return fmt::format(R"([Unit]
 Description=Replica {0} of the Sublet plan
@@ -138,13 +157,14 @@ PartOf=sublet.target
 Type=exec
 User=sublet
 ExecStart={2}/replicas/{3}
-Restart=on-failure
+Restart={4}
 RestartSec=5
-
+{5}
 [Install]
 WantedBy=sublet.target
 )",
-                     seat.replica->id, bound, kHome, names.replicas.at(seat.replica->id));
+                     seat.replica->id, bound, kHome, names.replicas.at(seat.replica->id),
+                     RestartOf(*seat.workload), stop);
 }
 
 // Each unit also says so in its [Install] section; the target's own list works without enabling
@@ -173,7 +193,9 @@ std::string ReplicaScript(const Seat& seat) {
       seat.partition->name, seat.server ? seat.server->name : "-",
       limit ? std::to_string(limit->mib_rounded_up()) : "-",
       percent ? std::to_string(*percent) : "-");
-  if (!seat.workload->env.empty()) out += " \\\n  env";
+  const std::optional<int> port = PortOfReplica(seat.workload->port, replica.id);
+  if (!seat.workload->env.empty() || port) out += " \\\n  env";
+  if (port) out += fmt::format(" \\\n  PORT={}", *port);
   for (const auto& [name, value] : seat.workload->env) {
     out += " \\\n  " + ShellQuote(fmt::format("{}={}", name, value));
   }

@@ -63,7 +63,21 @@ class PlanMaker {
     workload.memory_how = Text();
     workload.latency_ms_p50_target = Perhaps();
     workload.latency_ms_p99_target = Perhaps();
+    if (Coin()) workload.port = 8000 + 100 * number;
+    if (Coin()) workload.ready = Probe(workload.port.has_value());
+    workload.restart = static_cast<RestartPolicy>(Upto(3));
+    if (Coin()) workload.stop_timeout_s = Upto(60);
     plan.workloads.push_back(workload);
+  }
+
+  Readiness Probe(bool has_port) {
+    Readiness ready;
+    const int kind = has_port ? Upto(3) : 2;
+    if (kind == 0) ready.http = "/health";
+    if (kind == 1) ready.tcp = true;
+    if (kind == 2) ready.command = {"test", Text()};
+    ready.timeout_s = 1 + Upto(100);
+    return ready;
   }
 
   void AddGpu(Plan& plan, int number) {
@@ -310,6 +324,27 @@ TEST(PlanTest, BrokenReferencesAreRefused) {
               HasSubstr("a change names a partition that isn't there: 'x'"));
   EXPECT_THAT(ErrorAfter([&](Json& plan) { partition(plan)["mode"] = "exclusive"; }),
               HasSubstr("servers are for mode 'mps', not for 'exclusive'"));
+}
+
+TEST(PlanTest, EachReplicaHasAPortOfItsOwn) {
+  const auto with_port = [](Json& plan) { plan["workloads"][0]["port"] = 8000; };
+  EXPECT_EQ(ErrorAfter(with_port), "no error");
+  EXPECT_THAT(ErrorAfter([&](Json& plan) {
+                with_port(plan);
+                plan["changes"].clear();
+                plan["gpus"][0]["partitions"][0]["replicas"][0]["id"] = "chat/first";
+              }),
+              HasSubstr("a replica of a workload with a port needs a number: 'chat/first'"));
+  EXPECT_THAT(ErrorAfter([&](Json& plan) {
+                with_port(plan);
+                plan["changes"].clear();
+                plan["gpus"][0]["partitions"][0]["replicas"][0]["id"] = "x/1";
+              }),
+              HasSubstr("two replicas on port 8001: 'x/1' and 'chat/1'"));
+  EXPECT_THAT(ErrorAfter([](Json& plan) {
+                plan["workloads"][0]["ready"] = {{"tcp", true}};
+              }),
+              HasSubstr("needs the workload's port"));
 }
 
 TEST(PlanTest, ContradictionsAndAbsurdNumbersAreRefused) {

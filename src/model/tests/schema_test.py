@@ -62,6 +62,7 @@ class Schemas(unittest.TestCase):
             for what, (required, known) in keys_in_reader(f"src/model/{path}").items():
                 if what == "workload" and name == "fleet":
                     known |= {"memory", "model"}  # Read by ReadNeed().
+                    known |= {"port", "ready", "restart", "stop_timeout_s"}  # By ReadLaunch().
                 what = what.replace(" ", "-")
                 with self.subTest(f"{name}: {what}"):
                     self.assertEqual(set(described[what]["properties"]), known)
@@ -73,7 +74,7 @@ class Schemas(unittest.TestCase):
     def test_a_plan_with_a_key_more_or_less_is_not(self):
         optional = {"memory_limit_mib", "sm_percent", "server", "latency_ms_p50", "latency_ms_p99",
                     "headroom_percent", "latency_ms_p50_target", "latency_ms_p99_target",
-                    "throughput_per_s"}
+                    "throughput_per_s", "port", "ready", "restart", "stop_timeout_s"}
         for path in ([], ["summary"], ["gpus", 0], ["gpus", 0, "partitions", 0],
                      ["gpus", 0, "partitions", 0, "servers", 0],
                      ["gpus", 0, "partitions", 0, "replicas", 0],
@@ -91,6 +92,12 @@ class Schemas(unittest.TestCase):
                 less = copy.deepcopy(self.sample)
                 del at(less)[key]
                 self.assertEqual(bool(errors(self.plan, less)), key not in optional, (path, key))
+
+    def test_readiness_is_the_same_in_a_fleet_and_a_plan(self):
+        described = schema("fleet")["$defs"]["readiness"]
+        self.assertEqual(described, schema("plan")["$defs"]["readiness"])
+        _, known = keys_in_reader("src/model/launch.cc")["readiness"]
+        self.assertEqual(set(described["properties"]), known)
 
     def test_fleet_files_of_the_repository_are_valid(self):
         found = 0
@@ -114,6 +121,9 @@ class Schemas(unittest.TestCase):
                        {"memory": "2 GB or so"}, {"memory": 20}, {"latency": {"p99_ms": 5}},
                        {"latency": {}, "load": load},
                        {"isolation": "total"}, {"priority": 101}, {"engines": {"copy": 1}},
+                       {"port": 0}, {"ready": {}}, {"ready": {"http": "health"}, "port": 1},
+                       {"ready": {"http": "/", "tcp": True}, "port": 1},
+                       {"restart": "sometimes"}, {"stop_timeout_s": -1},
                        {"env": {"A=B": "x"}}, {"tenant": "A"}, {"load": {"service_ms": 5}},
                        {"compute": {"sm_percent": 5, "profile": [full_speed]}},
                        {"load": {"requests_per_second": 5}}, {"compute": {"profile": ""}},
