@@ -64,6 +64,7 @@ enum DeviceAttribute : int {
   kMultiprocessorCount = 16,
   kComputeCapabilityMajor = 75,
   kComputeCapabilityMinor = 76,
+  kMpsEnabled = 133,  // Of this process: 0 in one that was to be a client and found no server.
 };
 
 inline constexpr unsigned kContextScheduleYield = 0x02;

@@ -1,10 +1,7 @@
 #include "mps/mps_daemon.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +11,7 @@
 #include <csignal>
 #include <utility>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/files.h"
 #include "base/interrupt.h"
@@ -22,10 +20,7 @@
 namespace sublet {
 namespace {
 
-constexpr std::string_view kFolderPrefix = "sublet-mps-";
-constexpr std::string_view kLongestSocket = "/control_privileged";
-constexpr std::size_t kLogBytesMax = 1u << 20;
-constexpr std::size_t kLastWordsMax = 300;
+constexpr std::size_t kAnswerBytesMax = 1u << 20;  // Thousands of clients, a line each.
 
 // How the program says that it could not ask. All of it ends with status 0 or 1, as it likes.
 constexpr std::string_view kNobodyThere = "Cannot find MPS control daemon process";
@@ -46,13 +41,6 @@ std::string_view Trim(std::string_view text) {
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.remove_suffix(1);
   while (!text.empty() && (text.front() == '\n' || text.front() == ' ')) text.remove_prefix(1);
   return text;
-}
-
-std::string_view LastLine(std::string_view text) {
-  text = Trim(text);
-  const std::size_t end = text.rfind('\n');
-  if (end != std::string_view::npos) text.remove_prefix(end + 1);
-  return text.substr(0, kLastWordsMax);
 }
 
 // The folder of the program that runs.
@@ -80,10 +68,21 @@ Result<std::vector<int>> ParseProcesses(std::string_view text, std::string_view 
   return processes;
 }
 
-Result<FileDescriptor> OpenOutput(const std::string& path) {
-  FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-  if (!file.valid()) return FailFromErrno(errno, fmt::format("making {}", path));
-  return file;
+// A folder of the options' choice, or a private one.
+Result<PipeFolder> MakeFolder(const MpsOptions& options) {
+  if (options.folder.empty()) return PipeFolder::MakePrivate(options.parent_folder);
+  return PipeFolder::MakeNamed(options.folder, options.run_as);
+}
+
+tl::unexpected<Error> FailForThoseLeft(const std::string& folder) {
+  return Fail(ErrorCode::kUnavailable,
+              fmt::format("processes of the mps control daemon in {} do not end", folder),
+              "a process that the driver holds ends only with the driver's call");
+}
+
+std::string ProgramOf(const MpsOptions& options) {
+  return options.program.empty() ? FindMpsControl(ChildEnvironment(), OwnFolder())
+                                 : options.program;
 }
 
 }  // namespace
@@ -98,57 +97,84 @@ std::string FindMpsControl(const ChildEnvironment& environment, std::string_view
   return "nvidia-cuda-mps-control";
 }
 
-MpsDaemon::MpsDaemon(const MpsOptions& options, std::string program, PrivateFolder folder,
-                     ChildProcess daemon)
-    : options_(options),
-      program_(std::move(program)),
-      folder_(std::move(folder)),
-      daemon_(std::move(daemon)) {}
+MpsDaemon::MpsDaemon(const MpsOptions& options, PipeFolder folder)
+    : options_(options), program_(ProgramOf(options)), folder_(std::move(folder)) {}
 
 MpsDaemon::~MpsDaemon() {
-  static_cast<void>(Stop());
+  if (!options_.outlives_owner) {
+    static_cast<void>(Stop());
+  } else if (child_) {
+    static_cast<void>(std::move(*child_).Release());
+  }
 }
 
-ChildEnvironment MpsDaemon::EnvironmentIn(const MpsOptions& options, const std::string& folder) {
+ChildEnvironment MpsDaemon::EnvironmentIn(const MpsOptions& options, const PipeFolder& folder) {
   ChildEnvironment environment;
   // What a user's shell says about limits and devices would become the daemon's defaults.
   environment.UnsetPrefix("CUDA_");
+  for (const auto& [name, value] : options.variables) environment.Set(name, value);
   environment.Set("CUDA_VISIBLE_DEVICES", options.gpu_uuid);
-  environment.Set("CUDA_MPS_PIPE_DIRECTORY", folder);
-  environment.Set("CUDA_MPS_LOG_DIRECTORY", folder + "/logs");
+  environment.Set("CUDA_MPS_PIPE_DIRECTORY", folder.path());
+  environment.Set("CUDA_MPS_LOG_DIRECTORY", folder.log_directory());
   return environment;
 }
 
+uid_t MpsDaemon::User() const {
+  return options_.run_as ? options_.run_as->uid : ::geteuid();
+}
+
 Result<std::unique_ptr<MpsDaemon>> MpsDaemon::Start(const MpsOptions& options) {
-  std::string program =
-      options.program.empty() ? FindMpsControl(ChildEnvironment(), OwnFolder()) : options.program;
-  ASSIGN_OR_RETURN(PrivateFolder folder, PrivateFolder::Make(options.parent_folder, kFolderPrefix));
-  if (folder.path().size() + kLongestSocket.size() >= sizeof(sockaddr_un::sun_path)) {
-    return Fail(ErrorCode::kUsage,
-                fmt::format("too long a path for a socket: {}{}", folder.path(), kLongestSocket),
-                "choose a folder with a shorter path");
-  }
-  const std::string logs = folder.path() + "/logs";
-  if (::mkdir(logs.c_str(), 0700) != 0) return FailFromErrno(errno, "making " + logs);
-  ASSIGN_OR_RETURN(const FileDescriptor output, OpenOutput(logs + "/output"));
+  CHECK(!options.folder.empty() || (!options.outlives_owner && !options.run_as));
+  ASSIGN_OR_RETURN(PipeFolder folder, MakeFolder(options));
+  std::unique_ptr<MpsDaemon> mps(new MpsDaemon(options, std::move(folder)));
+  const int output = mps->folder_.output().get();
   ChildOptions child;
-  // In the foreground, so that it is our child and dies with us.
-  child.argv = {program, "-f"};
-  child.environment = EnvironmentIn(options, folder.path());
-  child.descriptors = {{output.get(), STDOUT_FILENO}, {output.get(), STDERR_FILENO}};
-  child.parent_death_signal = SIGTERM;  // On which it ends its servers, too.
-  Result<ChildProcess> daemon = ChildProcess::Start(child);
-  if (!daemon) {
-    Error error = std::move(daemon).error();
+  // In the foreground, so that it is our child.
+  child.argv = {mps->program_, "-f"};
+  child.environment = EnvironmentIn(options, mps->folder_);
+  child.descriptors = {{output, STDOUT_FILENO}, {output, STDERR_FILENO}};
+  // On SIGTERM it ends its servers, too.
+  child.parent_death_signal = options.outlives_owner ? 0 : SIGTERM;
+  child.new_session = options.outlives_owner;
+  child.user = options.run_as;
+  Result<ChildProcess> started = ChildProcess::Start(child);
+  if (!started) {
+    mps->stopped_ = true;
+    static_cast<void>(mps->folder_.Remove());
+    Error error = std::move(started).error();
     error.code = ErrorCode::kUnavailable;
     error.hint =
         "the NVIDIA driver brings nvidia-cuda-mps-control; in a container, its runtime must mount "
         "it (NVIDIA_DRIVER_CAPABILITIES=compute,utility)";
     return tl::unexpected<Error>(std::move(error).Prefixed("starting mps"));
   }
-  std::unique_ptr<MpsDaemon> mps(
-      new MpsDaemon(options, std::move(program), std::move(folder), std::move(*daemon)));
-  RETURN_IF_ERROR(mps->AwaitAnswer());
+  mps->child_.emplace(std::move(*started));
+  // Until it is reaped its number is its own, also where it has ended already.
+  Result<ProcessIdentity> identity = ProcessIdentity::Of(mps->child_->pid());
+  if (identity) mps->identity_ = *identity;
+  Status ready = identity ? mps->AwaitAnswer() : Status(tl::unexpected(identity.error()));
+  if (ready) ready = mps->SetLimits();
+  if (ready) return mps;
+  static_cast<void>(mps->Stop());  // What hasn't begun outlives nobody.
+  return tl::unexpected<Error>(std::move(ready).error());
+}
+
+Result<std::unique_ptr<MpsDaemon>> MpsDaemon::Adopt(const MpsOptions& options,
+                                                    const ProcessIdentity& identity) {
+  CHECK(!options.folder.empty() && options.outlives_owner);
+  ASSIGN_OR_RETURN(ProcessHandle process, ProcessHandle::Open(identity));
+  Result<PipeFolder> folder = PipeFolder::OpenNamed(options.folder, options.run_as);
+  if (!folder) {
+    Error error = std::move(folder).error();
+    error.code = ErrorCode::kNotFound;
+    return tl::unexpected<Error>(std::move(error));
+  }
+  std::unique_ptr<MpsDaemon> mps(new MpsDaemon(options, std::move(*folder)));
+  mps->identity_ = identity;
+  mps->adopted_.emplace(std::move(process));
+  RETURN_IF_ERROR(mps->Ask("get_server_list"));
+  mps->has_answered_ = true;
+  RETURN_IF_ERROR(mps->ConfirmLimits());
   return mps;
 }
 
@@ -162,9 +188,9 @@ Status MpsDaemon::AwaitAnswer() {
       has_answered_ = true;
       return {};
     }
-    if (const auto end = Pause(wait_s)) {
+    if (Pause(wait_s)) {
       return Fail(ErrorCode::kUnavailable,
-                  fmt::format("the mps control daemon {}{}", DescribeEnd(*end), LastWords()));
+                  fmt::format("the mps control daemon {}{}", DescribeDaemonEnd(), LastWords()));
     }
     if (Interrupted()) return Fail(ErrorCode::kUnavailable, "interrupted");
     if (deadline.Passed()) {
@@ -176,20 +202,41 @@ Status MpsDaemon::AwaitAnswer() {
   }
 }
 
-// Waits, but not longer than the daemon lives or the user lets us; the end of the daemon, if it is.
-std::optional<ChildEnd> MpsDaemon::Pause(double seconds) {
-  std::array<pollfd, 2> fds = {{{daemon_.pidfd(), POLLIN, 0}, {InterruptFd(), POLLIN, 0}}};
+Status MpsDaemon::SetLimits() {
+  if (options_.memory_limit) RETURN_IF_ERROR(SetDefaultPinnedLimit(*options_.memory_limit));
+  if (options_.sm_percent) RETURN_IF_ERROR(SetDefaultActiveThreadPercentage(*options_.sm_percent));
+  return {};
+}
+
+bool MpsDaemon::AwaitEnd(double seconds) {
+  pollfd ended{pidfd(), POLLIN, 0};
+  const Deadline deadline = Deadline::In(seconds);
+  int ready = 0;
+  do {
+    ready = ::poll(&ended, 1, deadline.PollMilliseconds());
+  } while (ready < 0 && errno == EINTR);
+  return ready > 0;
+}
+
+bool MpsDaemon::Pause(double seconds) {
+  std::array<pollfd, 2> fds = {{{pidfd(), POLLIN, 0}, {InterruptFd(), POLLIN, 0}}};
   ::poll(fds.data(), fds.size(), Deadline::In(seconds).PollMilliseconds());
-  return daemon_.Wait(Deadline::In(0));
+  return AwaitEnd(0);
+}
+
+std::string MpsDaemon::DescribeDaemonEnd() {
+  const std::optional<ChildEnd> end = child_ ? child_->Wait(Deadline::In(0)) : std::nullopt;
+  return end ? DescribeEnd(*end) : "has ended";
 }
 
 Result<MpsDaemon::Reply> MpsDaemon::AskOnce(std::string_view command, double timeout_s) {
   ChildOptions child;
   child.argv = {program_};
-  child.environment = EnvironmentIn(options_, folder_.path());
+  child.environment = EnvironmentIn(options_, folder_);
+  child.user = options_.run_as;
   ASSIGN_OR_RETURN(const CommandOutcome outcome,
                    RunCommand(std::move(child), fmt::format("{}\n", command),
-                              {.timeout_s = timeout_s, .output_bytes_max = kLogBytesMax}));
+                              {.timeout_s = timeout_s, .output_bytes_max = kAnswerBytesMax}));
   // What it can't do it says on either stream.
   Reply reply{std::string(Trim(outcome.out.empty() ? outcome.err : outcome.out))};
   reply.busy = reply.text.find(kBusy) != std::string::npos;
@@ -219,7 +266,7 @@ Result<std::string> MpsDaemon::Ask(std::string_view command) {
 }
 
 Result<int> MpsDaemon::StartServer() {
-  RETURN_IF_ERROR(Ask(fmt::format("start_server -uid {}", ::geteuid())));
+  RETURN_IF_ERROR(Ask(fmt::format("start_server -uid {}", User())));
   const Deadline deadline = Deadline::In(options_.start_timeout_s);
   double wait_s = kFirstWaitSeconds;
   while (true) {
@@ -255,12 +302,26 @@ Result<std::set<int>> MpsDaemon::AllClients() {
 }
 
 Status MpsDaemon::TerminateClient(int server, int client) {
-  RETURN_IF_ERROR(Ask(fmt::format("terminate_client {} {}", server, client)));
-  return {};
+  const std::string command = fmt::format("terminate_client {} {}", server, client);
+  ASSIGN_OR_RETURN(const std::string text, Ask(command));
+  if (text == "0") return {};
+  return Fail(ErrorCode::kNotFound, fmt::format("mps answers {}: {}", command, text));
+}
+
+Result<MpsServerState> MpsDaemon::ServerState(int server) {
+  ASSIGN_OR_RETURN(const std::string text, Ask(fmt::format("get_server_status {}", server)));
+  if (text.find("ACTIVE") != std::string::npos) return MpsServerState::kActive;
+  if (text.find("INITIALIZING") != std::string::npos) return MpsServerState::kInitialising;
+  if (text.find("FAULT") != std::string::npos) return MpsServerState::kFault;
+  return MpsServerState::kUnknown;
 }
 
 Status MpsDaemon::SetDefaultPinnedLimit(Bytes limit) {
   RETURN_IF_ERROR(Ask(fmt::format("set_default_device_pinned_mem_limit 0 {}M", limit.mib())));
+  return ConfirmPinnedLimit(limit);
+}
+
+Status MpsDaemon::ConfirmPinnedLimit(Bytes limit) {
   ASSIGN_OR_RETURN(const std::string text, Ask("get_default_device_pinned_mem_limit 0"));
   const std::string expected =
       limit < 1_GiB ? fmt::format("{}M", limit.mib()) : fmt::format("{}G", limit.mib() >> 10);
@@ -271,6 +332,10 @@ Status MpsDaemon::SetDefaultPinnedLimit(Bytes limit) {
 
 Status MpsDaemon::SetDefaultActiveThreadPercentage(int percent) {
   RETURN_IF_ERROR(Ask(fmt::format("set_default_active_thread_percentage {}", percent)));
+  return ConfirmActiveThreadPercentage(percent);
+}
+
+Status MpsDaemon::ConfirmActiveThreadPercentage(int percent) {
   ASSIGN_OR_RETURN(const std::string text, Ask("get_default_active_thread_percentage"));
   double read = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), read);
@@ -279,31 +344,49 @@ Status MpsDaemon::SetDefaultActiveThreadPercentage(int percent) {
               fmt::format("the mps thread percentage was set to {} and reads: {}", percent, text));
 }
 
+Status MpsDaemon::ConfirmLimits() {
+  if (options_.memory_limit) RETURN_IF_ERROR(ConfirmPinnedLimit(*options_.memory_limit));
+  if (options_.sm_percent) {
+    RETURN_IF_ERROR(ConfirmActiveThreadPercentage(*options_.sm_percent));
+  }
+  return {};
+}
+
+// Whether it has ended.
+bool MpsDaemon::EndDaemon() {
+  if (has_answered_ && !AwaitEnd(0)) {
+    // With a client that doesn't listen it may not return; then the signals must do. Without the
+    // time the daemon would wait for its clients and hear nobody meanwhile.
+    static_cast<void>(AskOnce("quit -t 1", kQuitSeconds));
+    AwaitEnd(kQuitSeconds);
+  }
+  if (child_) return child_->Stop(kDaemonPatience).has_value();
+  static_cast<void>(adopted_->Signal(SIGTERM));
+  if (AwaitEnd(kDaemonPatience.after_term_s)) return true;
+  static_cast<void>(adopted_->Signal(SIGKILL));
+  return AwaitEnd(kDaemonPatience.after_kill_s);
+}
+
 Status MpsDaemon::Stop() {
   if (std::exchange(stopped_, true)) return {};
-  if (has_answered_ && !daemon_.Wait(Deadline::In(0))) {
-    // With a client that doesn't listen it may not return; then the signals must do.
-    static_cast<void>(AskOnce("quit", kQuitSeconds));
-    static_cast<void>(daemon_.Wait(Deadline::In(kQuitSeconds)));
-  }
-  const bool daemon_ended = daemon_.Stop(kDaemonPatience).has_value();
+  const bool daemon_ended = EndDaemon();
   const std::string path = folder_.path();
   const bool users_ended = EndFolderUsers(path, kUsersGraceSeconds);
-  folder_.Remove();
-  if (daemon_ended && users_ended) return {};
-  return Fail(ErrorCode::kUnavailable,
-              fmt::format("processes of the mps control daemon in {} do not end", path),
-              "a process that the driver holds ends only with the driver's call");
+  const Status removed = folder_.Remove();
+  if (!daemon_ended || !users_ended) return FailForThoseLeft(path);
+  return removed;
 }
 
 std::string MpsDaemon::LastWords() const {
-  for (const char* name : {"/logs/control.log", "/logs/output"}) {
-    const Result<std::string> log = ReadFile(folder_.path() + name, kLogBytesMax);
-    if (!log) continue;
-    const std::string_view words = LastLine(*log);
-    if (!words.empty()) return fmt::format(": {}", words);
-  }
-  return "";
+  const std::string words = folder_.LastWords();
+  return words.empty() ? "" : fmt::format(": {}", words);
+}
+
+Status EndLeftovers(const std::string& folder, const std::optional<UserIds>& run_as) {
+  ASSIGN_OR_RETURN(std::optional<PipeFolder> left, PipeFolder::FindLeft(folder, run_as));
+  constexpr double kGraceSeconds = 0;
+  if (!EndFolderUsers(folder, kGraceSeconds)) return FailForThoseLeft(folder);
+  return left ? left->Remove() : Status();
 }
 
 }  // namespace sublet

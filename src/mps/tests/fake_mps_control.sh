@@ -11,9 +11,9 @@ pipe=$CUDA_MPS_PIPE_DIRECTORY
 fault=${FAKE_MPS:-}
 
 if [ "${1:-}" = -f ]; then
-  echo "devices $CUDA_VISIBLE_DEVICES" >"$CUDA_MPS_LOG_DIRECTORY/control.log"
+  echo "devices $CUDA_VISIBLE_DEVICES"
   if [ "$fault" = refuse ]; then
-    echo "Failed to open the device" >>"$CUDA_MPS_LOG_DIRECTORY/control.log"
+    echo "Failed to open the device"
     exit 1
   fi
   [ "$fault" != stubborn ] || trap '' TERM
