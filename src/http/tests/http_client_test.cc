@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <boost/asio/this_coro.hpp>
 #include <csignal>
 #include <functional>
@@ -33,13 +34,15 @@ class Puppet {
   std::string path() const { return folder_ / "s"; }
   HttpClient Client() { return HttpClient::ConnectUnix(path(), 5).value(); }
   const std::vector<std::string>& heard() const { return heard_; }
+  // Until it has closed its first connection.
+  void WaitUntilClosed() { closed_.wait(0); }
 
  private:
   void Run() {
     for (const std::string& answer : answers_) {
       pollfd waiting = {listener_.fd(), POLLIN, 0};
       if (::poll(&waiting, 1, 20000) != 1) return;
-      const FileDescriptor socket(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+      FileDescriptor socket(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC));
       std::string request;
       char chunk[4096];
       while (request.find("\r\n\r\n") == std::string::npos) {
@@ -49,6 +52,9 @@ class Puppet {
       }
       heard_.push_back(request);
       ::send(socket.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
+      socket.Close();
+      ++closed_;
+      closed_.notify_all();
     }
   }
 
@@ -56,6 +62,7 @@ class Puppet {
   UnixListener listener_;
   std::vector<std::string> answers_;
   std::vector<std::string> heard_;
+  std::atomic<int> closed_ = 0;
   std::thread thread_;
 };
 
@@ -144,6 +151,7 @@ TEST(HttpClient, ConnectsAgainWhereTheServerHadClosed) {
                  "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nb"});
   HttpClient client = puppet.Client();
   EXPECT_EQ(client.Send({.target = "/1"}).value().body, "a");
+  puppet.WaitUntilClosed();
   EXPECT_EQ(client.Send({.target = "/2"}).value().body, "b");
 }
 

@@ -9,6 +9,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <future>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -35,27 +36,31 @@ Task<void> Echo(HttpRequest request, Responder& responder) {
   EXPECT_TRUE(sent);
 }
 
-// A moment that a coroutine on the loop waits for and any thread brings about.
+// A moment that coroutines on the loop wait for. It has nothing of the loop's when nobody waits, so
+// that it may outlive it.
 class Gate {
  public:
-  explicit Gate(asio::io_context& loop) : timer_(loop, asio::steady_timer::time_point::max()) {}
   // Throws where it is cancelled.
   Task<void> Wait() {
-    while (!open_) {
-      boost::system::error_code error;
-      co_await timer_.async_wait(asio::redirect_error(asio::use_awaitable, error));
-      if (error && !open_) throw boost::system::system_error(error);
-    }
+    const auto executor = co_await asio::this_coro::executor;
+    asio::steady_timer timer(executor, asio::steady_timer::time_point::max());
+    waiting_.insert(&timer);
+    boost::system::error_code error;
+    if (!open_) co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, error));
+    waiting_.erase(&timer);
+    if (!open_) throw boost::system::system_error(error);
   }
+  // On the loop's thread.
   void Open() {
-    asio::post(timer_.get_executor(), [this] {
-      open_ = true;
-      timer_.cancel();
-    });
+    open_ = true;
+    for (asio::steady_timer* timer : waiting_) timer->cancel();
+  }
+  void OpenOn(asio::io_context& loop) {
+    asio::post(loop, [this] { Open(); });
   }
 
  private:
-  asio::steady_timer timer_;
+  std::set<asio::steady_timer*> waiting_;
   bool open_ = false;
 };
 
@@ -220,13 +225,12 @@ TEST(HttpServer, TurnsAwayOneConnectionTooMany) {
 TEST(HttpServer, ServesAHundredClientsAtOnce) {
   constexpr int kClients = 100;
   std::atomic<int> waiting = 0;
-  std::unique_ptr<Gate> gate;
+  Gate gate;
   RunningServer server([&](HttpRequest request, Responder& to) -> Task<void> {
-    if (++waiting == kClients) gate->Open();  // Nobody is answered before all have asked.
-    co_await gate->Wait();
+    if (++waiting == kClients) gate.Open();  // Nobody is answered before all have asked.
+    co_await gate.Wait();
     co_await Echo(std::move(request), to);
   });
-  gate = std::make_unique<Gate>(server.loop());
   server.Start();
   std::vector<std::thread> clients;
   std::atomic<int> answered = 0;
@@ -307,19 +311,18 @@ TEST(HttpServer, SlowsAHandlerDownForAClientThatDoesNotRead) {
 
 TEST(HttpServer, CancelsAStreamWhoseClientLeft) {
   std::promise<bool> cancelled;
-  std::unique_ptr<Gate> never;
+  Gate never;
   RunningServer server([&](HttpRequest, Responder& to) -> Task<void> {
     EXPECT_TRUE(co_await to.Begin(200, kNdjsonType));
     EXPECT_FALSE(to.PeerGone());
     EXPECT_TRUE(co_await to.Write("one\n"));
     try {
-      co_await never->Wait();
+      co_await never.Wait();
     } catch (const boost::system::system_error&) {
       cancelled.set_value(to.PeerGone());
       throw;
     }
   });
-  never = std::make_unique<Gate>(server.loop());
   server.Start();
   RawClient client(server.path());
   client.Say(kGet);
@@ -330,11 +333,11 @@ TEST(HttpServer, CancelsAStreamWhoseClientLeft) {
 
 TEST(HttpServer, LetsAHandlerFinishThatWantsTo) {
   std::promise<bool> noticed;
-  std::unique_ptr<Gate> gate;
+  Gate gate;
   RunningServer server([&](HttpRequest, Responder& to) -> Task<void> {
     EXPECT_TRUE(co_await to.Begin(200, kNdjsonType, WhenPeerGone::kGoOn));
     EXPECT_TRUE(co_await to.Write("one\n"));
-    co_await gate->Wait();
+    co_await gate.Wait();
     asio::steady_timer moment(co_await asio::this_coro::executor);
     while (!to.PeerGone()) {
       moment.expires_after(std::chrono::milliseconds(1));
@@ -342,13 +345,12 @@ TEST(HttpServer, LetsAHandlerFinishThatWantsTo) {
     }
     noticed.set_value(true);
   });
-  gate = std::make_unique<Gate>(server.loop());
   server.Start();
   RawClient client(server.path());
   client.Say(kGet);
   client.Hear("one\n");
   client.Leave();
-  gate->Open();
+  gate.OpenOn(server.loop());
   EXPECT_TRUE(noticed.get_future().get());
 }
 
@@ -487,16 +489,15 @@ TEST(HttpServer, ListensOnThisMachineWithAGoodTokenOnly) {
 // ---- the end -----------------------------------------------------------------------------------
 
 TEST(HttpServer, DrainsWhenItCloses) {
-  std::unique_ptr<Gate> gate;
+  Gate gate;
   std::promise<void> working;
   RunningServer server([&](HttpRequest request, Responder& to) -> Task<void> {
     if (request.path == "/slow") {
       working.set_value();
-      co_await gate->Wait();
+      co_await gate.Wait();
     }
     co_await Echo(std::move(request), to);
   });
-  gate = std::make_unique<Gate>(server.loop());
   server.Start();
   RawClient idle(server.path());
   idle.Say(kGet);
@@ -508,7 +509,7 @@ TEST(HttpServer, DrainsWhenItCloses) {
   EXPECT_EQ(idle.Hear(), "<closed>");
   EXPECT_EQ(RawClient(server.path()).connect_error(), ENOENT);
   EXPECT_NE(closed.wait_for(std::chrono::seconds(0)), std::future_status::ready);
-  gate->Open();
+  gate.OpenOn(server.loop());
   EXPECT_THAT(busy.Hear(), AllOf(StartsWith("HTTP/1.1 200"), HasSubstr("Connection: close"),
                                  EndsWith("/slow\n<closed>")));
   closed.get();
@@ -516,19 +517,18 @@ TEST(HttpServer, DrainsWhenItCloses) {
 }
 
 TEST(HttpServer, CancelsWhatDoesNotEndInTime) {
-  std::unique_ptr<Gate> never;
+  Gate never;
   std::promise<void> working;
   std::promise<void> cancelled;
   RunningServer server([&](HttpRequest, Responder&) -> Task<void> {
     working.set_value();
     try {
-      co_await never->Wait();
+      co_await never.Wait();
     } catch (const boost::system::system_error&) {
       cancelled.set_value();
       throw;
     }
   });
-  never = std::make_unique<Gate>(server.loop());
   server.Start();
   RawClient client(server.path());
   client.Say(kGet);
