@@ -266,9 +266,10 @@ Result<ChildProcess> ChildProcess::Start(const ChildOptions& options) {
   for (const ChildDescriptor& descriptor : options.descriptors) {
     CHECK(descriptor.theirs >= 0 && descriptor.theirs < kParkingFrom);
   }
-  const char* const search_path = std::getenv("PATH");
-  const std::optional<std::string> path =
-      FindProgram(options.argv[0], search_path == nullptr ? "/usr/bin:/bin" : search_path);
+  const char* const own = std::getenv("PATH");
+  const std::string search_path =
+      options.environment.Get("PATH").value_or(own == nullptr ? "/usr/bin:/bin" : own);
+  const std::optional<std::string> path = FindProgram(options.argv[0], search_path);
   if (!path) return Fail(ErrorCode::kNotFound, fmt::format("no such program: {}", options.argv[0]));
   const std::vector<std::string> lines = options.environment.Lines();
   const std::vector<char*> argv = PointersTo(options.argv);

@@ -81,8 +81,8 @@ struct ChildDescriptor {
 };
 
 struct ChildOptions {
-  // The program and its arguments. Without a slash, the program is looked up in this process's
-  // PATH; a relative path with one begins at `directory`.
+  // The program and its arguments. Without a slash, the program is looked up in the environment's
+  // PATH, or in this process's where it has none; a relative path with one begins at `directory`.
   std::vector<std::string> argv;
   ChildEnvironment environment = {};
   std::vector<ChildDescriptor> descriptors = {};

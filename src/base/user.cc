@@ -45,6 +45,17 @@ std::optional<uid_t> ParseUid(std::string_view text) {
   return uid;
 }
 
+// One text of a user's entry; absent without an entry.
+std::optional<std::string> AskAbout(uid_t uid, char* passwd::*text) {
+  passwd entry{};
+  std::vector<char> room(kEntryBytes);
+  bool found = false;
+  static_cast<void>(
+      AskDatabase([&](auto... rest) { return ::getpwuid_r(uid, rest...); }, entry, room, found));
+  if (!found || entry.*text == nullptr) return std::nullopt;
+  return std::string(entry.*text);
+}
+
 }  // namespace
 
 Result<UserIds> FindUser(std::string_view name_or_number) {
@@ -68,12 +79,11 @@ Result<UserIds> FindUser(std::string_view name_or_number) {
 }
 
 std::string UserName(uid_t uid) {
-  passwd entry{};
-  std::vector<char> room(kEntryBytes);
-  bool found = false;
-  static_cast<void>(
-      AskDatabase([&](auto... rest) { return ::getpwuid_r(uid, rest...); }, entry, room, found));
-  return found ? std::string(entry.pw_name) : fmt::format("{}", uid);
+  return AskAbout(uid, &passwd::pw_name).value_or(fmt::format("{}", uid));
+}
+
+std::string HomeFolder(uid_t uid) {
+  return AskAbout(uid, &passwd::pw_dir).value_or("/");
 }
 
 UserIds CurrentUser() {

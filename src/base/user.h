@@ -32,6 +32,9 @@ Result<UserIds> FindUser(std::string_view name_or_number);
 // The number itself, in digits, where it has no name.
 std::string UserName(uid_t uid);
 
+// Where the user is at home; "/" where that isn't known.
+std::string HomeFolder(uid_t uid);
+
 // Whom this process acts as (its effective ids).
 UserIds CurrentUser();
 

@@ -286,6 +286,19 @@ TEST(ChildProcess, BeginsInTheFolderThatItIsGiven) {
   EXPECT_THAT(missing.error().message, HasSubstr("in /nonexistent"));
 }
 
+TEST(ChildProcess, IsLookedUpInTheEnvironmentThatItGets) {
+  std::string folder = (std::filesystem::temp_directory_path() / "child-XXXXXX").string();
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  const std::string program = folder + "/only-there";
+  std::ofstream(program) << "#!/bin/sh\necho found\n";
+  std::filesystem::permissions(program, std::filesystem::perms::owner_all);
+  ChildOptions options{.argv = {"only-there"}};
+  EXPECT_EQ(ChildProcess::Start(options).error().code, ErrorCode::kNotFound);
+  options.environment.Set("PATH", "/bin:" + folder);
+  EXPECT_EQ(RunCommand(options, "", {})->out, "found\n");
+  std::filesystem::remove_all(folder);
+}
+
 TEST(ChildProcess, LeadsASessionWhereItIsToldTo) {
   ChildOptions options{.argv = {"/bin/sh", "-c", "cut -d' ' -f6 /proc/$$/stat; echo $$"}};
   options.new_session = true;

@@ -14,6 +14,7 @@ TEST(FindUser, KnowsNamesAndNumbers) {
   EXPECT_EQ(*root, (UserIds{0, 0}));
   EXPECT_EQ(FindUser("0").value(), *root);
   EXPECT_EQ(UserName(0), "root");
+  EXPECT_EQ(HomeFolder(0), "/root");
 }
 
 TEST(FindUser, TakesANumberWithoutANameAsItIs) {
@@ -21,6 +22,7 @@ TEST(FindUser, TakesANumberWithoutANameAsItIs) {
   ASSERT_TRUE(user.has_value());
   EXPECT_EQ(*user, (UserIds{3'999'999'999, 3'999'999'999}));
   EXPECT_EQ(UserName(3'999'999'999), "3999999999");
+  EXPECT_EQ(HomeFolder(3'999'999'999), "/");
 }
 
 TEST(FindUser, RefusesWhatIsNobody) {
