@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "model/document.h"
+#include "model/name.h"
 
 namespace sublet {
 namespace {
@@ -24,33 +25,9 @@ constexpr Range kCount{.min = 1, .max = 1'000'000};
 constexpr Range kPort{.min = 1, .max = 65535};
 constexpr Range kStopTimeout{.min = 0, .max = 86'400};
 constexpr Range kEngines{.min = 0, .max = 64};
-constexpr std::size_t kNameMax = 63;       // A label of a DNS name.
 constexpr std::size_t kCommandMax = 1000;  // Words; more belong into a script.
 
 constexpr std::string_view kDefaultTenant = "default";
-
-bool IsName(std::string_view text) {
-  const auto is_alphanumeric = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-  };
-  if (text.empty() || text.size() > kNameMax) return false;
-  char before = '.';
-  for (const char c : text) {
-    if (c == '.' ? !is_alphanumeric(before) : !is_alphanumeric(c) && !(c == '-' && before != '.')) {
-      return false;
-    }
-    before = c;
-  }
-  return is_alphanumeric(before);
-}
-
-Result<std::string> ReadName(const Node& node) {
-  ASSIGN_OR_RETURN(std::string name, ReadString(node));
-  if (IsName(name)) return name;
-  return FailAt(node, fmt::format("not a name: '{}'", name.substr(0, kNameMax)),
-                "use at most 63 of a-z, 0-9, '-' and '.', with a letter or digit at both ends and "
-                "beside every dot");
-}
 
 Result<Bytes> ReadMemory(const Node& node) {
   ASSIGN_OR_RETURN(const Bytes memory, ReadBytes(node));
