@@ -28,9 +28,9 @@ int NumberOf(std::string_view text, int max) {
 }
 
 Result<std::string> ReadPath(const Node& node) {
-  ASSIGN_OR_RETURN(std::string path, ReadString(node));
-  if (path.rfind('/', 0) == 0) return path;
-  return FailAt(node, fmt::format("not an absolute path: '{}'", path.substr(0, 64)),
+  Result<std::string> path = ReadString(node);
+  if (!path || path->starts_with('/')) return path;
+  return FailAt(node, fmt::format("not an absolute path: '{}'", path->substr(0, 64)),
                 "begin it with /, because a service has no folder of its own");
 }
 
