@@ -22,6 +22,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/file_descriptor.h"
@@ -47,7 +48,7 @@ class ServiceManager {
   // Half of WatchdogSec=, as systemd advises; absent: none is expected.
   std::optional<double> WatchdogPeriod() const { return watchdog_period_s_; }
   // Once; then there are none.
-  std::vector<InheritedSocket> TakeSockets() { return std::move(sockets_); }
+  std::vector<InheritedSocket> TakeSockets() { return std::exchange(sockets_, {}); }
 
  private:
   std::string address_;  // Of the datagram socket; a leading '@' for an abstract one.
