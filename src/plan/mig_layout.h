@@ -60,8 +60,19 @@ Result<NodeLayout> LayOutNode(const BoardCatalogue& boards, const Inventory& now
                               const MigConfigLabel& label, const std::map<std::string, MigUse>& use,
                               const LayoutOptions& options);
 
-// What is there as one label, in mig-parted's format: one entry for all GPUs that are alike. Fails
-// with kPermission where the driver didn't tell which instances there are.
-Result<MigConfigLabel> LabelOfNode(const Inventory& now, std::string name);
+// One sentence for each way in which the node isn't as the label has it: modes, and how many there
+// are of each profile; empty where it is. Places don't count, as in mig-parted, where a GPU that no
+// entry is meant for is a difference, too. Fails with kPermission where the driver didn't tell
+// which instances there are.
+Result<std::vector<std::string>> LabelDifferences(const BoardCatalogue& boards,
+                                                  const Inventory& now, const MigConfigLabel& label,
+                                                  const LayoutOptions& options);
+
+// What is there as one label, in mig-parted's format: one entry for all GPUs that are alike, with
+// device filters where the node has several boards. A GPU instance without compute instances is
+// written down as if it had one. Fails as LabelDifferences() does, and with kUnavailable for a GPU
+// that can't be read.
+Result<MigConfigLabel> LabelOfNode(const BoardCatalogue& boards, const Inventory& now,
+                                   std::string name);
 
 }  // namespace sublet

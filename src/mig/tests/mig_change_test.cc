@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "mig/tests/board_gpu.h"
+#include "model/tests/board_gpu.h"
 
 namespace sublet {
 namespace {

@@ -1,4 +1,4 @@
-// mig/tests/board_gpu.h
+// model/tests/board_gpu.h
 //
 // A GPU as a board of the catalogue would report itself, and what is on it as a test wants it.
 #pragma once
