@@ -316,15 +316,16 @@ Result<HttpResponse> HttpClient::Send(const ClientRequest& request) {
 Status HttpClient::Stream(const ClientRequest& request,
                           const std::function<bool(std::string_view line)>& on_line) {
   std::optional<Error> refusal;
+  const Deadline whole = DeadlineOf(request.stream_timeout_s);
   const auto ask = [&]() -> Status {
-    const Deadline deadline = DeadlineOf(request.timeout_s);
+    const Deadline deadline = Earlier(DeadlineOf(request.timeout_s), whole);
     RETURN_IF_ERROR(Ask(request, deadline));
     Answer answer(socket_.get(), request.interruptible);
     RETURN_IF_ERROR(answer.ReadHeader(deadline));
     std::string error_body;
     LineCutter cutter(on_line);
     while (true) {
-      ASSIGN_OR_RETURN(const std::string part, answer.ReadBody(Deadline::Never()));
+      ASSIGN_OR_RETURN(const std::string part, answer.ReadBody(whole));
       if (part.empty()) break;
       if (answer.status() >= 400) {
         if (error_body.size() < kLineBytesMax) error_body += part;

@@ -39,6 +39,8 @@ struct ClientRequest {
   // For the whole answer of Send(), for the answer's header in Stream(); absent: as long as it
   // takes.
   std::optional<double> timeout_s = 30;
+  // For all of Stream(); absent: as long as it takes.
+  std::optional<double> stream_timeout_s = std::nullopt;
   // Off for what must be said even after a Ctrl-C: that a share is given back.
   bool interruptible = true;
 };
