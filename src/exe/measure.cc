@@ -16,7 +16,7 @@
 #include "base/interrupt.h"
 #include "exe/chosen_gpu.h"
 #include "exe/program.h"
-#include "exe/progress_line.h"
+#include "exe/progress_bar.h"
 #include "exe/this_node.h"
 #include "inventory/nvml_library.h"
 #include "measure/calibrate.h"
@@ -85,7 +85,7 @@ Result<Measurement> Measure(const Flags& flags) {
   options.no_mps = WhyNoMps(node, *gpu);
   options.allow_mig_reconfigure = flags.allow_mig_reconfigure;
   options.now_utc = UtcNow;
-  ProgressLine line;
+  ProgressBar line;
   ASSIGN_OR_RETURN(Measurement seen,
                    RunLab(node, *gpu, meter, options, [&](const LabProgress& progress) {
                      line.Show(progress.done, progress.seconds_left, progress.now);

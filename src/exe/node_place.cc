@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/files.h"
+#include "base/user.h"
 #include "http/http_client.h"
 #include "http/unix_socket.h"
 #include "model/node_status.h"
@@ -286,8 +287,8 @@ PlaceSurroundings PlaceSurroundings::Real() {
     return value;
   };
   here.uid = ::geteuid();
-  here.home = here.environment("HOME").value_or("");
-  if (!here.home.starts_with('/')) here.home = "/";
+  const std::optional<std::string> home = here.environment("HOME");
+  here.home = home && home->starts_with('/') ? *home : HomeFolder(here.uid);
   here.listens = [](const std::string& socket) {
     return ConnectToUnixSocket(socket, Deadline::In(kLookSeconds)).has_value();
   };

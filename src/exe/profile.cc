@@ -20,7 +20,7 @@
 #include "base/interrupt.h"
 #include "exe/chosen_gpu.h"
 #include "exe/program.h"
-#include "exe/progress_line.h"
+#include "exe/progress_bar.h"
 #include "exe/this_node.h"
 #include "inventory/nvml_library.h"
 #include "measure/gpu_meter.h"
@@ -164,7 +164,7 @@ Result<ProfileOutcome> Profile(const Flags& flags) {
       return ConfirmClients(*mps, pids);
     };
   }
-  ProgressLine line;
+  ProgressBar line;
   const std::int64_t begun_ns = MonotonicNanoseconds();
   Result<ProfileOutcome> seen =
       ProfileProgram(meter, request, [&](double done, const std::string& now) {

@@ -30,7 +30,7 @@ class NodePlaceTest : public testing::Test {
     std::string folder = testing::TempDir() + "place-XXXXXX";
     EXPECT_NE(::mkdtemp(folder.data()), nullptr);
     root_ = folder;
-    for (const char* name : {"/run", "/tmp", "/home", "/system"})
+    for (const char* name : {"/run", "/tmp", "/house", "/system"})
       fs::create_directory(root_ + name);
     variables_ = {{"XDG_RUNTIME_DIR", root_ + "/run"}};
     here_.environment = [this](const char* name) -> std::optional<std::string> {
@@ -41,7 +41,7 @@ class NodePlaceTest : public testing::Test {
     here_.system_socket = root_ + "/system/sublet.sock";
     here_.system_state = root_ + "/system-state";
     here_.temporary = root_ + "/tmp";
-    here_.home = root_ + "/home";
+    here_.home = root_ + "/house";
     here_.listens = [this](const std::string& socket) { return listening_.contains(socket); };
     here_.busy = [this](const std::string& socket) { return busy_.contains(socket); };
   }
@@ -85,7 +85,7 @@ class NodePlaceTest : public testing::Test {
 TEST_F(NodePlaceTest, TheUsersOwnIsInItsRuntimeFolder) {
   const NodePlace place = Find(Intent::kStart);
   EXPECT_EQ(place.socket, root_ + "/run/sublet/sublet.sock");
-  EXPECT_EQ(place.state, root_ + "/home/.local/state/sublet");
+  EXPECT_EQ(place.state, root_ + "/house/.local/state/sublet");
   EXPECT_FALSE(place.system);
   EXPECT_THAT(place.note, IsEmpty());
 }
@@ -94,7 +94,7 @@ TEST_F(NodePlaceTest, TheStateFollowsXdgStateHome) {
   variables_["XDG_STATE_HOME"] = "/elsewhere";
   EXPECT_EQ(Find(Intent::kStart).state, "/elsewhere/sublet");
   variables_["XDG_STATE_HOME"] = "relative";
-  EXPECT_EQ(Find(Intent::kStart).state, root_ + "/home/.local/state/sublet");
+  EXPECT_EQ(Find(Intent::kStart).state, root_ + "/house/.local/state/sublet");
 }
 
 TEST_F(NodePlaceTest, WithoutARuntimeFolderOfItsOwnAUserHasOneInTmp) {
@@ -151,7 +151,7 @@ TEST_F(NodePlaceTest, SimulationsHavePlacesOfTheirOwn) {
   }
   variables_ = {{"XDG_RUNTIME_DIR", root_ + "/run"}, {"SUBLET_SIM", "a100-80gb:1"}};
   EXPECT_EQ(Find(Intent::kLook).socket, root_ + "/run/sublet/sim-a100-80gb_1/sublet.sock");
-  EXPECT_EQ(Find(Intent::kLook).state, root_ + "/home/.local/state/sublet/sim-a100-80gb_1");
+  EXPECT_EQ(Find(Intent::kLook).state, root_ + "/house/.local/state/sublet/sim-a100-80gb_1");
 }
 
 TEST_F(NodePlaceTest, ANodeFileIsTheSameWhereverOneStands) {
@@ -166,7 +166,7 @@ TEST_F(NodePlaceTest, AVerbThatLooksFindsTheOnlySimulatedNode) {
   const std::string socket = StartSimulation("a100-80gb:1");
   const NodePlace place = Find(Intent::kLook);
   EXPECT_EQ(place.socket, socket);
-  EXPECT_EQ(place.state, root_ + "/home/.local/state/sublet/sim-a100-80gb_1");
+  EXPECT_EQ(place.state, root_ + "/house/.local/state/sublet/sim-a100-80gb_1");
   EXPECT_EQ(place.simulation, "a100-80gb:1");
   EXPECT_EQ(place.note, "using the simulated node a100-80gb:1");
 }

@@ -1,9 +1,9 @@
-// exe/progress_line.h
+// exe/progress_bar.h
 //
 // How far a long command has come, on standard error: a bar that is redrawn in place where somebody
 // watches, a line for each new step where the output goes to a file.
 //
-//   ProgressLine line;
+//   ProgressBar line;
 //   line.Show(0.34, 41, "MPS, 10 % of the SMs each: transformer x16");
 //   ━━━━━━━━━━──────────────────── 34 %  MPS, 10 % of the SMs each: transformer x16     41 s left
 //
@@ -15,12 +15,12 @@
 
 namespace sublet {
 
-class ProgressLine {
+class ProgressBar {
  public:
-  ProgressLine();
-  ProgressLine(const ProgressLine&) = delete;
-  ProgressLine& operator=(const ProgressLine&) = delete;
-  ~ProgressLine() { Clear(); }
+  ProgressBar();
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+  ~ProgressBar() { Clear(); }
 
   // `done` is 0 to 1.
   void Show(double done, double seconds_left, std::string_view now);

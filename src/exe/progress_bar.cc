@@ -1,4 +1,4 @@
-#include "exe/progress_line.h"
+#include "exe/progress_bar.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -49,9 +49,9 @@ std::string ProgressText(double done, double seconds_left, std::string_view now,
                      std::lround(done * 100), shown, std::max(room, 0), left);
 }
 
-ProgressLine::ProgressLine() : terminal_(::isatty(STDERR_FILENO) != 0) {}
+ProgressBar::ProgressBar() : terminal_(::isatty(STDERR_FILENO) != 0) {}
 
-void ProgressLine::Show(double done, double seconds_left, std::string_view now) {
+void ProgressBar::Show(double done, double seconds_left, std::string_view now) {
   if (terminal_) {
     fmt::print(stderr, "\r{}\x1b[K",
                ProgressText(done, seconds_left, now, TerminalWidth(), WantsColour()));
@@ -66,7 +66,7 @@ void ProgressLine::Show(double done, double seconds_left, std::string_view now) 
   fmt::print(stderr, "{:3.0f} %  {}\n", done * 100, step);
 }
 
-void ProgressLine::Clear() {
+void ProgressBar::Clear() {
   if (shown_) fmt::print(stderr, "\r\x1b[K");
   shown_ = false;
 }
