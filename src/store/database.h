@@ -56,7 +56,8 @@ class Query {
 
   // True: there is a row, whose columns can be read. False: it is done.
   Result<bool> Step();
-  Status Run();  // For what gives no rows.
+  // For what gives no rows. On a full disk it tries a second time, after making room.
+  Status Run();
 
   std::int64_t Integer(int column) const;
   std::string Text(int column) const;
@@ -93,7 +94,7 @@ class Database {
   // The first column of the first row of a query without values; absent without a row.
   Result<std::optional<Value>> First(std::string_view sql);
 
-  // See NodeStore::Transaction().
+  // See NodeStore::Transaction(). On a full disk it fails, and makes room for the next.
   Status Atomically(const std::function<Status()>& change);
   Status Flush();
 
@@ -115,6 +116,8 @@ class Database {
   Result<Statement> Compile(std::string_view sql) const;
   // The error for what SQLite has just answered: the one place where its codes become ours.
   Error Explain(int code) const;
+  // Empties the log into the database, so that it begins anew in the space that it has.
+  void MakeRoom();
   // Within a transaction, `error` is the end of it.
   Error Doom(Error error);
 
@@ -122,6 +125,7 @@ class Database {
   std::unique_ptr<sqlite3, Closer> db_;
   std::map<std::string, Statement, std::less<>> statements_;  // After db_: they go first.
   bool in_transaction_ = false;
+  bool wants_room_ = false;    // A write failed, and nobody has made room since.
   std::optional<Error> doom_;  // Of the transaction: nothing more of it is carried out.
 };
 

@@ -48,6 +48,8 @@ struct ShareRow {
   bool replica = false;                 // Of the plan that is up; false: of a `sublet run`.
   std::optional<Process> process = {};  // Its holder; absent where none was started yet.
   std::string log = {};                 // Path; empty where its output isn't kept.
+  // Of a replica: how it is to be started again, as JSON that node/ writes. Empty for other shares.
+  std::string target = {};
 };
 
 struct DomainRow {

@@ -18,7 +18,8 @@
 // happen any more. A write that fails has changed nothing.
 //
 // Errors of any call:
-//   kIo          the disk is full, or doesn't write
+//   kIo          the disk is full, or doesn't write; a full one is worth a second try, as the first
+//                has made what room it could in the space that the store keeps for itself
 //   kPermission  the directory or its file system is read-only, or another user's
 //   kInvalid     the database is damaged: see SetAside()
 //
@@ -26,8 +27,9 @@
 // - A Put replaces the row of the same key as a whole; a Remove of what isn't there does nothing.
 // - The database is locked as long as the store is open: other programs, sqlite3(1) among them,
 //   can't read it meanwhile. The lock goes with the process, however it ends.
-// - A write takes some tens of microseconds. One in several hundred also moves the log into the
-//   database, which takes as long as the disk takes to write.
+// - A write takes some tens of microseconds. One in a thousand or so also moves the log into the
+//   database, which takes as long as the disk takes to write. Flush() in a quiet moment has that
+//   done beforehand.
 // - Every row has a checksum. A byte that changed on the disk is an error, not another value.
 //
 // Thread safety: one thread at a time.

@@ -154,6 +154,7 @@ Values ToValues(const ShareRow& row) {
                 std::int64_t{row.replica}};
   AddProcess(values, row.process);
   values.emplace_back(row.log);
+  values.emplace_back(row.target);
   return values;
 }
 
@@ -166,6 +167,7 @@ Result<ShareRow> ShareFromValues(const Values& values) {
   row.replica = in.Truth();
   row.process = in.OptionalProcess();
   row.log = in.Text();
+  row.target = in.Text();
   return Finished(in, std::move(row));
 }
 

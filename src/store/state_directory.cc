@@ -182,6 +182,14 @@ Result<std::string> StateDirectory::SetAside() const {
   return to;
 }
 
+void ReserveSpace(const std::string& path, std::int64_t bytes) {
+  const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  struct stat status {};
+  if (!file.valid() || ::fstat(file.get(), &status) != 0) return;
+  // The file's size stays: SQLite reads it as the end of the content.
+  (void)::fallocate(file.get(), FALLOC_FL_KEEP_SIZE, 0, status.st_size + bytes);
+}
+
 std::string NextDamagedName(const std::string& database) {
   for (int number = 1;; ++number) {
     std::string name = fmt::format("{}.damaged-{}", database, number);

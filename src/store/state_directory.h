@@ -11,6 +11,7 @@
 // Thread safety: different threads and processes may Enter() at the same time; one succeeds.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "base/file_descriptor.h"
@@ -47,6 +48,10 @@ class StateDirectory {
   FileDescriptor folder_;
   FileDescriptor lock_;
 };
+
+// Keeps so many bytes of the disk for a file to grow into, whoever fills the rest. Does nothing
+// where the file system can't, or is full already.
+void ReserveSpace(const std::string& path, std::int64_t bytes);
 
 // The next free name for a database that is set aside: "/var/lib/sublet/node.db.damaged-1".
 std::string NextDamagedName(const std::string& database);

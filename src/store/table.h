@@ -46,7 +46,7 @@ inline constexpr Table kShareTable{
     .columns =
         "id TEXT NOT NULL, share TEXT NOT NULL, state TEXT NOT NULL, "
         "replica INTEGER NOT NULL, pid INTEGER, start_ticks INTEGER, uid INTEGER, "
-        "log TEXT NOT NULL",
+        "log TEXT NOT NULL, target TEXT NOT NULL",
     .key = "id",
     .order = "length(id), id"};
 inline constexpr Table kDomainTable{

@@ -54,8 +54,12 @@ std::string TextOf(const ReplicaRow& row) {
 }  // namespace
 
 ScratchFolder::ScratchFolder() {
-  path_ = (std::filesystem::temp_directory_path() / "sublet-store-XXXXXX").string();
-  CHECK(::mkdtemp(path_.data()) != nullptr);
+  // In memory, if possible: a disk would be waited for some thousand times.
+  for (const std::string parent : {"/dev/shm", "/tmp"}) {
+    path_ = parent + "/sublet-store-XXXXXX";
+    if (::mkdtemp(path_.data()) != nullptr) return;
+  }
+  CHECK(false);
 }
 
 ScratchFolder::~ScratchFolder() {
@@ -82,6 +86,7 @@ ShareRow SampleShare(int number) {
   row.replica = number % 2 == 0;
   row.process = Process{.pid = 1000 + number, .start_ticks = 123'456'789'012, .uid = 4'000'000'000};
   row.log = fmt::format("/var/lib/sublet/logs/{}.log", number);
+  if (row.replica) row.target = R"({"command":["serve"]})";
   return row;
 }
 
@@ -131,8 +136,9 @@ NodeEvent SampleEvent(const std::string& message) {
 }
 
 std::string TextOf(const ShareRow& row) {
-  return fmt::format("share {} {} {} {} {}", ShareToJson(row.share).dump(), RowStateName(row.state),
-                     row.replica, TextOf(row.process), row.log);
+  return fmt::format("share {} {} {} {} {} {}", ShareToJson(row.share).dump(),
+                     RowStateName(row.state), row.replica, TextOf(row.process), row.log,
+                     row.target);
 }
 
 std::string TextOf(const NodeEvent& event) {
