@@ -79,9 +79,12 @@ Result<ProcessHandle> Launch(const LaunchSpec& spec);
 
 struct ProcessEnding {
   ProcessIdentity identity = {};  // The share's first process; pid 0: unknown.
-  std::string share;              // Its id.
-  std::string state;              // The state directory whose share it is.
-  double patience_s = 10;         // From SIGTERM to SIGKILL; 0: SIGKILL at once.
+  // It was started by Launch(). False for one that was there already, as a shell's child: who else
+  // is in its session is none of ours, and only those with the mark are ended.
+  bool launched = true;
+  std::string share;         // Its id.
+  std::string state;         // The state directory whose share it is.
+  double patience_s = 10;    // From SIGTERM to SIGKILL; 0: SIGKILL at once.
   double after_kill_s = 10;  // A process in the driver's hands can take its time, or never end.
 };
 

@@ -13,13 +13,16 @@
 //   }
 //
 // The replica writes into the file by itself, by a descriptor that was opened for appending, and
-// goes on when this program ends. So a full file is copied and then cut to nothing; what is printed
-// within the microseconds between the end of the copy and the cut is lost. Nothing else is.
+// goes on when this program ends. So a full file is copied, and what was copied is taken off its
+// beginning. Ext4 and XFS do that while the replica writes, and nothing is lost. On other
+// filesystems the file is cut to nothing; what is printed between the end of the copy and the cut
+// is lost: microseconds as a rule, milliseconds for a program that does nothing but print.
 //
 // What may surprise:
-// - Between two calls of RotateIfLarge() a file has no limit. One that has become more than
-//   kLogOvergrownBytes is cut without a copy, so that a disk that is full can't keep it from being
-//   cut.
+// - Between two calls of RotateIfLarge() a file has no limit. Of one that has become more than
+//   kLogOvergrown times as large as it may be, only the end is copied, and it is cut even where it
+//   can't be copied, so that a full disk doesn't stay full.
+// - Where this program is killed between copy and cut, what was copied stands there twice.
 // - A file is cut where the copy ends, which may be within a line.
 // - Who follows loses nothing by one rotation between two reads; by two, what was between.
 //
@@ -31,13 +34,14 @@
 #include <mutex>
 #include <string>
 
+#include "base/file_descriptor.h"
 #include "base/result.h"
 
 namespace sublet {
 
 // A model server's start prints some 50 KiB: a file of this size has what led to a fault.
-inline constexpr std::uint64_t kLogBytesMax = 8u << 20;
-inline constexpr std::uint64_t kLogOvergrownBytes = 8 * kLogBytesMax;
+inline constexpr std::uint64_t kReplicaLogBytesMax = 8u << 20;
+inline constexpr std::uint64_t kLogOvergrown = 8;  // Times as much.
 inline constexpr int kOldLogs = 2;
 
 // Where somebody has read to.
@@ -61,7 +65,7 @@ class ReplicaLog {
   const std::string& path() const { return path_; }
 
   // True where it was full and has been cut. The copy belongs to whom the file belongs to, with its
-  // mode. Fails with kIo or kPermission; then nothing is lost, unless the log is overgrown.
+  // mode. Fails with kIo or kPermission; then nothing is lost but the oldest file.
   Result<bool> RotateIfLarge();
 
   // The last lines, at most 1 MiB of them, from the file before this one too where this one has too
@@ -75,7 +79,7 @@ class ReplicaLog {
 
  private:
   std::string OldPath(int age) const;
-  Status KeepCopy(int live, std::uint64_t size);
+  Result<FileDescriptor> KeepCopy(int live, std::uint64_t begin, std::uint64_t end);
 
   const std::string path_;
   const std::uint64_t bytes_max_;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -309,16 +310,34 @@ TEST(ChildProcess, LeadsASessionWhereItIsToldTo) {
   EXPECT_EQ(std::stoi(ours), ::getsid(0));
 }
 
-TEST(ChildProcess, RunsAsAnotherUserWithThatUsersGroupsOnly) {
+TEST(ChildProcess, RunsAsAnotherUserForGood) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root starts processes of other users";
-  ChildOptions options{.argv = {"/bin/sh", "-c", "id -u; id -g; id -G; cat /proc/self/status"}};
+  ChildOptions options{.argv = {"/bin/cat", "/proc/self/status"}};
   options.user = UserIds{65534, 65534};
   const auto outcome = RunCommand(options, "", {});
   ASSERT_TRUE(outcome.has_value());
-  EXPECT_THAT(outcome->out, ::testing::StartsWith("65534\n65534\n65534\n"));
   // Real, effective, saved and for files: there is no way back.
   EXPECT_THAT(outcome->out, HasSubstr("Uid:\t65534\t65534\t65534\t65534\n"));
+  EXPECT_THAT(outcome->out, HasSubstr("Gid:\t65534\t65534\t65534\t65534\n"));
   EXPECT_THAT(outcome->out, HasSubstr("CapEff:\t0000000000000000\n"));
+}
+
+// In a process of its own, because it changes the groups of who starts.
+TEST(ChildProcess, TakesNoneOfItsParentsGroupsAlong) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root starts processes of other users";
+  const pid_t pid = ::fork();
+  ASSERT_GE(pid, 0);
+  if (pid == 0) {
+    const gid_t secret = 4711;
+    if (::setgroups(1, &secret) != 0) ::_exit(2);
+    ChildOptions options{.argv = {"/usr/bin/id", "-G"}};
+    options.user = UserIds{65534, 65534};
+    const auto outcome = RunCommand(options, "", {});
+    ::_exit(outcome && outcome->out == "65534\n" ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(status, 0);
 }
 
 TEST(ChildProcess, DiesWithItsParentAsAnotherUserToo) {
