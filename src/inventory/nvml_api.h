@@ -116,6 +116,18 @@ struct ProcessInfo {
 };
 static_assert(sizeof(ProcessInfo) == 24 && offsetof(ProcessInfo, gpu_instance_id) == 16);
 
+// What a process did in the driver's last sample of it, or the mean over several of them.
+struct ProcessUtilizationSample {
+  unsigned pid;
+  unsigned long long time_us;
+  unsigned sm;  // Percent of the time in which a kernel of it ran.
+  unsigned memory;
+  unsigned encoder;
+  unsigned decoder;
+};
+static_assert(sizeof(ProcessUtilizationSample) == 32 &&
+              offsetof(ProcessUtilizationSample, sm) == 16);
+
 struct DeviceAttributes {
   unsigned multiprocessor_count;
   unsigned shared_copy_engine_count;
@@ -369,6 +381,12 @@ inline constexpr unsigned kComputeInstanceEngineShared = 0;
   X(device_event_types, "nvmlDeviceGetSupportedEventTypes", (Device, unsigned long long*))         \
   X(device_compute_processes, "nvmlDeviceGetComputeRunningProcesses_v3",                           \
     (Device, unsigned*, ProcessInfo*))                                                             \
+  X(device_process_utilization, "nvmlDeviceGetProcessUtilization",                                 \
+    (Device, ProcessUtilizationSample*, unsigned*, unsigned long long))                            \
+  X(event_set_create, "nvmlEventSetCreate", (EventSet*))                                           \
+  X(event_set_free, "nvmlEventSetFree", (EventSet))                                                \
+  X(event_set_wait, "nvmlEventSetWait_v2", (EventSet, EventData*, unsigned))                       \
+  X(device_register_events, "nvmlDeviceRegisterEvents", (Device, unsigned long long, EventSet))    \
   X(device_graphics_processes, "nvmlDeviceGetGraphicsRunningProcesses_v3",                         \
     (Device, unsigned*, ProcessInfo*))                                                             \
   X(device_mps_processes, "nvmlDeviceGetMPSComputeRunningProcesses_v3",                            \

@@ -12,6 +12,7 @@
 #include "base/files.h"
 #include "inventory/nvml_links.h"
 #include "inventory/nvml_mig.h"
+#include "inventory/nvml_processes.h"
 
 namespace sublet {
 namespace {
@@ -192,31 +193,10 @@ std::string Printable(std::string_view text) {
   return clean;
 }
 
-using ListProcesses = nvml::Return (*)(nvml::Device, unsigned*, nvml::ProcessInfo*);
-
-std::vector<nvml::ProcessInfo> ReadProcessList(ListProcesses list, nvml::Device device) {
-  std::vector<nvml::ProcessInfo> processes;
-  if (list == nullptr) return processes;
-  unsigned room = 32;
-  // Processes come while they are counted; after four rounds of that the answer stays empty.
-  for (int attempt = 0; attempt < 4; ++attempt) {
-    processes.resize(room);
-    unsigned count = room;
-    const nvml::Return status = list(device, &count, processes.data());
-    if (status == nvml::kSuccess) {
-      processes.resize(std::min(count, room));
-      return processes;
-    }
-    if (status != nvml::kInsufficientSize) break;
-    room = count + 32;
-  }
-  return {};
-}
-
 void ReadProcesses(const Api& api, nvml::Device device, Gpu& gpu) {
   std::map<int, GpuProcess> found;
-  const auto add = [&](ListProcesses list, ProcessType type) {
-    for (const nvml::ProcessInfo& info : ReadProcessList(list, device)) {
+  const auto add = [&](ProcessLister list, ProcessType type) {
+    for (const nvml::ProcessInfo& info : ListProcesses(list, device)) {
       GpuProcess& process = found[static_cast<int>(info.pid)];
       process.pid = static_cast<int>(info.pid);
       process.type = type;

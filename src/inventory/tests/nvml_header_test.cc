@@ -44,6 +44,13 @@ TEST(NvmlHeader, StructuresOfDevicesAgree) {
   EXPECT_SAME_FIELD(ProcessInfo, used_gpu_memory, nvmlProcessInfo_t, usedGpuMemory);
   EXPECT_SAME_FIELD(ProcessInfo, gpu_instance_id, nvmlProcessInfo_t, gpuInstanceId);
   EXPECT_SAME_FIELD(ProcessInfo, compute_instance_id, nvmlProcessInfo_t, computeInstanceId);
+  EXPECT_SAME_SIZE(ProcessUtilizationSample, nvmlProcessUtilizationSample_t);
+  EXPECT_SAME_FIELD(ProcessUtilizationSample, pid, nvmlProcessUtilizationSample_t, pid);
+  EXPECT_SAME_FIELD(ProcessUtilizationSample, time_us, nvmlProcessUtilizationSample_t, timeStamp);
+  EXPECT_SAME_FIELD(ProcessUtilizationSample, sm, nvmlProcessUtilizationSample_t, smUtil);
+  EXPECT_SAME_FIELD(ProcessUtilizationSample, memory, nvmlProcessUtilizationSample_t, memUtil);
+  EXPECT_SAME_FIELD(ProcessUtilizationSample, encoder, nvmlProcessUtilizationSample_t, encUtil);
+  EXPECT_SAME_FIELD(ProcessUtilizationSample, decoder, nvmlProcessUtilizationSample_t, decUtil);
   EXPECT_SAME_SIZE(EventData, nvmlEventData_t);
   EXPECT_SAME_FIELD(EventData, device, nvmlEventData_t, device);
   EXPECT_SAME_FIELD(EventData, event_type, nvmlEventData_t, eventType);
