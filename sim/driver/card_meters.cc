@@ -48,6 +48,34 @@ T Field(const CardsFile& file, std::size_t offset) {
   return value;
 }
 
+// What stands in front of a process's streams, where all that is asked for is.
+class ProcessHead {
+ public:
+  ProcessHead(const CardsFile& file, std::size_t index) {
+    file.Get(offsetof(CardTable, processes) + index * sizeof(CardProcess), bytes_);
+  }
+
+  template <typename T>
+  T Field(std::size_t offset) const {
+    T value{};
+    std::memcpy(&value, &bytes_[offset], sizeof value);
+    return value;
+  }
+
+  // Its context on the GPU; one that isn't `used` where it has none.
+  CardContext ContextOn(int gpu) const {
+    for (std::size_t i = 0; i < kCardContextsMax; ++i) {
+      const auto context =
+          Field<CardContext>(offsetof(CardProcess, contexts) + i * sizeof(CardContext));
+      if (context.used && context.gpu == gpu) return context;
+    }
+    return {};
+  }
+
+ private:
+  std::byte bytes_[offsetof(CardProcess, streams)] = {};
+};
+
 }  // namespace
 
 MeterReading CardMeters::Read(const SimGpu& gpu) const {
@@ -65,34 +93,29 @@ MeterReading CardMeters::Read(const SimGpu& gpu) const {
   return reading;
 }
 
-std::vector<ProcessMeter> CardMeters::Processes(int gpu, long long& now_ns) const {
-  std::vector<ProcessMeter> meters;
+ProcessReading CardMeters::Processes(int gpu) const {
+  ProcessReading reading;
   const CardsFile file(path_);
-  if (!file.valid()) return meters;
-  now_ns = Field<std::int64_t>(file, offsetof(CardTable, now_ns));
+  if (!file.valid()) return reading;
+  reading.now_ns = Field<std::int64_t>(file, offsetof(CardTable, now_ns));
   const std::size_t facts_at = offsetof(CardTable, gpus) +
                                static_cast<std::size_t>(gpu) * sizeof(CardGpu) +
                                offsetof(CardGpu, partitions) + offsetof(CardPartition, facts);
-  const CardFacts facts = Field<CardFacts>(file, facts_at);
+  reading.sm_count = Field<CardFacts>(file, facts_at).sm_count;
+  std::uint64_t used[kCardProcessesMax / 64] = {};
+  file.Get(offsetof(CardTable, used_processes), used);
   for (std::size_t i = 0; i < kCardProcessesMax; ++i) {
-    const auto bits = Field<std::uint64_t>(
-        file, offsetof(CardTable, used_processes) + i / 64 * sizeof(std::uint64_t));
-    if ((bits >> i % 64 & 1) == 0) continue;
-    const std::size_t at = offsetof(CardTable, processes) + i * sizeof(CardProcess);
-    bool here = false;
-    for (std::size_t c = 0; c < kCardContextsMax; ++c) {
-      const auto context =
-          Field<CardContext>(file, at + offsetof(CardProcess, contexts) + c * sizeof(CardContext));
-      here = here || (context.used && context.gpu == gpu);
-    }
-    if (!here) continue;
-    const auto begun = Field<std::int64_t>(file, at + offsetof(CardProcess, begun_ns));
-    const auto sm_ns = Field<double>(file, at + offsetof(CardProcess, sm_ns));
-    const double lived = static_cast<double>(std::max<long long>(now_ns - begun, 1));
-    meters.push_back({Field<std::int32_t>(file, at + offsetof(CardProcess, pid)),
-                      std::min(1.0, sm_ns / (lived * facts.sm_count))});
+    if ((used[i / 64] >> i % 64 & 1) == 0) continue;
+    const ProcessHead process(file, i);
+    const CardContext context = process.ContextOn(gpu);
+    if (!context.used) continue;
+    reading.processes.push_back(
+        {.pid = process.Field<std::int32_t>(offsetof(CardProcess, pid)),
+         .server_pid = context.server_pid,
+         .begun_ns = process.Field<std::int64_t>(offsetof(CardProcess, begun_ns)),
+         .sm_ns = process.Field<double>(offsetof(CardProcess, sm_ns))});
   }
-  return meters;
+  return reading;
 }
 
 }  // namespace sublet::sim

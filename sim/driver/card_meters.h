@@ -30,7 +30,15 @@ struct MeterReading {
 
 struct ProcessMeter {
   int pid = 0;
-  double sm_part = 0;  // Of the GPU's SM time since it started.
+  int server_pid = 0;      // Of an MPS client's server; 0 without MPS.
+  long long begun_ns = 0;  // When it first used a card.
+  double sm_ns = 0;        // SM time of its kernels since then.
+};
+
+struct ProcessReading {
+  long long now_ns = 0;  // The simulated clock.
+  int sm_count = 0;      // Of the GPU.
+  std::vector<ProcessMeter> processes;
 };
 
 class CardMeters {
@@ -38,8 +46,8 @@ class CardMeters {
   explicit CardMeters(std::string path) : path_(std::move(path)) {}
 
   MeterReading Read(const SimGpu& gpu) const;
-  // The processes that have a context on the GPU, and the simulated clock.
-  std::vector<ProcessMeter> Processes(int gpu, long long& now_ns) const;
+  // Of the processes that have a context on the GPU.
+  ProcessReading Processes(int gpu) const;
 
  private:
   const std::string path_;

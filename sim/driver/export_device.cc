@@ -92,6 +92,21 @@ unsigned Architecture(const Gpu& gpu) {
   }
 }
 
+// Uncorrectable errors that were asked for as faults.
+long long MemoryErrorsOf(Driver& driver, const Target& target) {
+  long long errors = target.gpu_state().ecc_uncorrected;
+  for (const FaultRule& rule : driver.own_faults()) {
+    if (rule.kind == FaultRule::Kind::kEcc && rule.gpu == target.gpu) errors += rule.errors;
+  }
+  return errors;
+}
+
+bool HasOwnRemap(Driver& driver, const Target& target) {
+  return std::ranges::any_of(driver.own_faults(), [&](const FaultRule& rule) {
+    return rule.kind == FaultRule::Kind::kRemap && rule.gpu == target.gpu;
+  });
+}
+
 }  // namespace
 
 SIM_EXPORT Return nvmlDeviceGetCount_v2(unsigned* count) {
@@ -330,7 +345,8 @@ SIM_EXPORT Return nvmlDeviceGetTotalEccErrors(Device device, unsigned type, unsi
     if (!health.ecc.value_or(false)) return kNotSupported;
     const auto& errors =
         type == kErrorCorrected ? health.ecc_errors_corrected : health.ecc_errors_uncorrected;
-    return Put(errors.value_or(0), count);
+    const long long more = type == kErrorCorrected ? 0 : MemoryErrorsOf(driver, target);
+    return Put(errors.value_or(0) + more, count);
   });
 }
 
@@ -345,7 +361,8 @@ SIM_EXPORT Return nvmlDeviceGetRemappedRows(Device device, unsigned* corrected,
     if (facts.compute_capability_major < 8) return kNotSupported;  // Older GPUs retire pages.
     *corrected = 0;
     *uncorrected = static_cast<unsigned>(facts.health.rows_remapped.value_or(0));
-    *pending = facts.health.row_remap_pending.value_or(false) ? 1 : 0;
+    const bool now = target.gpu_state().remap_pending || HasOwnRemap(driver, target);
+    *pending = facts.health.row_remap_pending.value_or(false) || now ? 1 : 0;
     *failed = facts.health.row_remap_failed.value_or(false) ? 1 : 0;
     return kSuccess;
   });

@@ -1,10 +1,13 @@
 // NVML's event sets: how XID errors reach those who wait for them.
-#include <time.h>
+#include <poll.h>
+#include <sys/inotify.h>
 
 #include <algorithm>
 #include <map>
 #include <memory>
 
+#include "base/clock.h"
+#include "base/file_descriptor.h"
 #include "driver.h"
 
 namespace sublet::sim {
@@ -78,6 +81,32 @@ bool Next(Driver& driver, const SimState& state, Subscription& subscription, Eve
   return false;
 }
 
+// The folder of the node's state, watched. Its file is replaced by renaming another over it.
+class StateChanges {
+ public:
+  explicit StateChanges(const std::string& folder) : events_(::inotify_init1(IN_CLOEXEC)) {
+    if (events_.valid() && ::inotify_add_watch(events_.get(), folder.c_str(), IN_MOVED_TO) < 0) {
+      events_.Close();
+    }
+  }
+
+  // Until a change or the deadline. A user may have no watch left: then in steps.
+  void Wait(Deadline deadline) {
+    constexpr double kStepS = 0.05;
+    if (!events_.valid()) {
+      ::poll(nullptr, 0, Earlier(deadline, Deadline::In(kStepS)).PollMilliseconds());
+      return;
+    }
+    pollfd one{.fd = events_.get(), .events = POLLIN, .revents = 0};
+    if (::poll(&one, 1, deadline.PollMilliseconds()) <= 0) return;
+    alignas(inotify_event) char buffer[4096];
+    if (::read(events_.get(), buffer, sizeof buffer) < 0) events_.Close();
+  }
+
+ private:
+  FileDescriptor events_;
+};
+
 }  // namespace
 
 SIM_EXPORT Return nvmlEventSetCreate(EventSet* set) {
@@ -119,23 +148,27 @@ SIM_EXPORT Return nvmlDeviceRegisterEvents(Device device, unsigned long long typ
   });
 }
 
-// Looks every five milliseconds: events of other processes come through the state file.
+// Sleeps until the node's state is another one: events of other processes come through its file.
 SIM_EXPORT Return nvmlEventSetWait_v2(EventSet set, EventData* data, unsigned timeout_ms) {
   return Call(__func__, [&](Driver& driver) {
     const std::shared_ptr<Subscription> subscription = Find(set);
     if (subscription == nullptr || data == nullptr) return kInvalidArgument;
-    constexpr unsigned kStepMs = 5;
-    for (unsigned waited = 0;; waited += kStepMs) {
+    const Deadline deadline = Deadline::In(timeout_ms / 1000.0);
+    std::unique_ptr<StateChanges> changes;  // Only where there is something to wait for.
+    while (true) {
       const Result<std::shared_ptr<const SimState>> state = driver.State();
       if (!state) return kUnknown;
       {
         const std::lock_guard lock(subscription->mutex);
         if (Next(driver, **state, *subscription, *data)) return kSuccess;
       }
-      if (waited >= timeout_ms) return kTimeout;
-      const unsigned step = std::min(kStepMs, timeout_ms - waited);
-      const timespec pause{.tv_sec = 0, .tv_nsec = static_cast<long>(step) * 1'000'000};
-      ::nanosleep(&pause, nullptr);
+      if (deadline.Passed()) return kTimeout;
+      // What changes between the look at the state and the watch is seen by the next look.
+      if (changes == nullptr) {
+        changes = std::make_unique<StateChanges>(driver.folder());
+      } else {
+        changes->Wait(deadline);
+      }
     }
   });
 }

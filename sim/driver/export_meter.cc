@@ -1,5 +1,9 @@
 // NVML's functions about what a GPU draws, how fast it runs and how busy its processes keep it.
+#include <algorithm>
 #include <cmath>
+#include <map>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "card_host.h"
@@ -41,16 +45,47 @@ Return ClockReasons(const char* function, Device device, unsigned long long* rea
                  [](const MeterReading& reading) { return reading.is_busy ? 0 : kIdle; });
 }
 
-// nvmlProcessUtilizationSample_t
-struct UtilizationSample {
-  unsigned pid;
-  unsigned long long time_us;
-  unsigned sm;
-  unsigned memory;
-  unsigned encoder;
-  unsigned decoder;
+// What this process read when it last asked, so that the next answer is about the time since then.
+class LastReadings {
+ public:
+  // Samples of the time since `seen_us`, where that is when the last answer was given; otherwise of
+  // all the time since a process began. What the clients of an MPS server do is the server's.
+  std::vector<ProcessUtilizationSample> Since(int gpu, unsigned long long seen_us,
+                                              ProcessReading reading) {
+    const std::lock_guard lock(mutex_);
+    ProcessReading& last = by_gpu_[gpu];
+    const unsigned long long now_us = Microseconds(reading.now_ns);
+    const bool continued = seen_us != 0 && seen_us == Microseconds(last.now_ns);
+    std::map<int, double> parts;  // Of the SM time, by pid.
+    for (const ProcessMeter& now : reading.processes) {
+      double sm_ns = now.sm_ns;
+      long long from_ns = now.begun_ns;
+      for (const ProcessMeter& before : last.processes) {
+        if (!continued || before.pid != now.pid || before.begun_ns != now.begun_ns) continue;
+        sm_ns -= before.sm_ns;
+        from_ns = last.now_ns;
+      }
+      const auto time_ns = static_cast<double>(std::max<long long>(reading.now_ns - from_ns, 1));
+      parts[now.server_pid != 0 ? now.server_pid : now.pid] += sm_ns / (time_ns * reading.sm_count);
+    }
+    last = std::move(reading);
+    std::vector<ProcessUtilizationSample> samples;
+    if (now_us <= seen_us) return samples;  // The cards' clock stands still.
+    for (const auto& [pid, part] : parts) {
+      samples.push_back({static_cast<unsigned>(pid), now_us,
+                         static_cast<unsigned>(std::lround(100 * std::min(1.0, part))), 0, 0, 0});
+    }
+    return samples;
+  }
+
+ private:
+  static unsigned long long Microseconds(long long ns) {
+    return static_cast<unsigned long long>(ns / 1000);
+  }
+
+  std::mutex mutex_;
+  std::map<int, ProcessReading> by_gpu_;
 };
-static_assert(sizeof(UtilizationSample) == 32 && offsetof(UtilizationSample, sm) == 16);
 
 }  // namespace
 
@@ -104,19 +139,21 @@ SIM_EXPORT Return nvmlDeviceGetPcieThroughput(Device device, unsigned counter, u
   });
 }
 
-// One sample for each process, of all the time since it started.
-SIM_EXPORT Return nvmlDeviceGetProcessUtilization(Device device, UtilizationSample* samples,
-                                                  unsigned* count, unsigned long long) {
+// One sample for each process; kNotFound where nothing new was measured.
+SIM_EXPORT Return nvmlDeviceGetProcessUtilization(Device device, ProcessUtilizationSample* samples,
+                                                  unsigned* count, unsigned long long seen_us) {
   return CallOnGpu(__func__, device, [&](Driver& driver, const Target& target) {
-    long long now_ns = 0;
+    static LastReadings last_readings;
     const CardMeters meters(CardsPath(driver.folder(), driver.node()));
-    std::vector<UtilizationSample> list;
-    for (const ProcessMeter& one : meters.Processes(target.gpu, now_ns)) {
-      list.push_back({static_cast<unsigned>(one.pid),
-                      static_cast<unsigned long long>(now_ns / 1000),
-                      static_cast<unsigned>(std::lround(one.sm_part * 100)), 0, 0, 0});
+    if (count == nullptr) return kInvalidArgument;
+    if (samples == nullptr) *count = 0;  // Asks how much room it takes.
+    ProcessReading reading = meters.Processes(target.gpu);
+    if (*count < reading.processes.size()) {
+      *count = static_cast<unsigned>(reading.processes.size());
+      return kInsufficientSize;
     }
-    return PutList(list, count, samples);
+    const auto list = last_readings.Since(target.gpu, seen_us, std::move(reading));
+    return list.empty() ? kNotFound : PutList(list, count, samples);
   });
 }
 

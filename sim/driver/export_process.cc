@@ -33,7 +33,10 @@ Return ListProcesses(const char* function, Device device, ProcessType type, unsi
           process.gpu == target.gpu &&
           (!target.IsMigDevice() || (process.gpu_instance == target.gpu_instance &&
                                      process.compute_instance == target.compute_instance));
-      if (here && process.type == type && IsAlive(process)) list.push_back(ToInfo(process));
+      // An MPS client is in the list of compute processes, too.
+      const bool listed = process.type == type || (process.type == ProcessType::kMpsClient &&
+                                                   type == ProcessType::kCompute);
+      if (here && listed && IsAlive(process)) list.push_back(ToInfo(process));
     }
     return PutList(list, count, out);
   });

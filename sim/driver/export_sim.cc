@@ -14,11 +14,17 @@ namespace {
 constexpr std::size_t kFaultsMax = 64;  // Every call looks through them.
 
 Return AddFault(const SimNode& node, SimState& state, const FaultRule& rule, const char* text) {
-  const bool of_gpu = rule.kind == FaultRule::Kind::kLost || rule.kind == FaultRule::Kind::kXid;
+  const bool of_gpu = rule.kind != FaultRule::Kind::kFail && rule.kind != FaultRule::Kind::kHang;
   if (of_gpu && rule.gpu >= static_cast<int>(node.gpus.size())) return kNotFound;
   switch (rule.kind) {
     case FaultRule::Kind::kLost:
       state.gpus[static_cast<std::size_t>(rule.gpu)].lost = true;
+      break;
+    case FaultRule::Kind::kEcc:
+      state.gpus[static_cast<std::size_t>(rule.gpu)].ecc_uncorrected += rule.errors;
+      break;
+    case FaultRule::Kind::kRemap:
+      state.gpus[static_cast<std::size_t>(rule.gpu)].remap_pending = true;
       break;
     case FaultRule::Kind::kXid:
       state.events.push_back({.number = ++state.events_seen,
@@ -69,6 +75,8 @@ SIM_EXPORT int subletSimResetGpu(unsigned gpu) {
       if (used) return kInUse;
       GpuState& one = state.gpus[gpu];
       one.lost = false;
+      one.ecc_uncorrected = 0;
+      one.remap_pending = false;
       one.mig = one.mig_pending;
       one.instances.clear();  // Instances don't outlive a reset.
       return kSuccess;

@@ -40,7 +40,8 @@ std::optional<FaultRule> ParseRule(std::string_view text) {
   if (kind == "fail" || kind == "hang") {
     const bool fail = kind == "fail";
     const std::size_t fixed = fail ? 2 : 1;  // Words before the number of the call.
-    const bool known = words[0].starts_with("nvml") || words[0].starts_with("cu");
+    const bool known =
+        words[0].starts_with("nvml") || words[0].starts_with("cu") || words[0].starts_with("mps");
     if (count < fixed || count > fixed + 1 || !known || !all_numbers_from(1)) {
       return std::nullopt;
     }
@@ -54,6 +55,15 @@ std::optional<FaultRule> ParseRule(std::string_view text) {
   rule.gpu = numbers[0];
   if (kind == "lost" && count == 1) {
     rule.kind = FaultRule::Kind::kLost;
+    return rule;
+  }
+  if (kind == "ecc" && count == 2) {
+    rule.kind = FaultRule::Kind::kEcc;
+    rule.errors = numbers[1];
+    return rule;
+  }
+  if (kind == "remap" && count == 1) {
+    rule.kind = FaultRule::Kind::kRemap;
     return rule;
   }
   if (kind == "xid" && (count == 2 || count == 4)) {
@@ -77,7 +87,8 @@ Result<std::vector<FaultRule>> ParseFaults(std::string_view text) {
     const std::optional<FaultRule> rule = ParseRule(part);
     if (!rule) {
       return Fail(ErrorCode::kInvalid, fmt::format("not a fault: '{}'", part),
-                  "fail=FUNCTION:CODE[:NTH], hang=FUNCTION[:NTH], lost=GPU or xid=GPU:XID[:GI:CI]");
+                  "fail=FUNCTION:CODE[:NTH], hang=FUNCTION[:NTH], lost=GPU, xid=GPU:XID[:GI:CI], "
+                  "ecc=GPU:COUNT or remap=GPU");
     }
     rules.push_back(*rule);
   }

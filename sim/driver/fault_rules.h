@@ -9,7 +9,9 @@
 //   xid=0:79                          XID 79 happens on GPU 0
 //   xid=0:31:7:0                      ... in GPU instance 7, compute instance 0
 //
-// Functions of CUDA (cuMemAlloc_v2) go as well as NVML's. Several rules are separated by ';'.
+// Functions of CUDA (cuMemAlloc_v2) go as well as NVML's, and three steps of the MPS control
+// daemon: mpsCommand (it is asked something), mpsConnect (a client comes), mpsServer (a server
+// starts). Several rules are separated by ';'.
 //
 // Thread safety: values.
 #pragma once
@@ -23,15 +25,16 @@
 namespace sublet::sim {
 
 struct FaultRule {
-  enum class Kind { kFail, kHang, kLost, kXid };
+  enum class Kind { kFail, kHang, kLost, kXid, kEcc, kRemap };
   Kind kind = Kind::kFail;
   std::string function;       // kFail, kHang
   int code = 0;               // kFail
   int nth = 0;                // kFail, kHang: 1 is the first call; 0 is every call.
-  int gpu = 0;                // kLost, kXid
+  int gpu = 0;                // All but kFail and kHang.
   int xid = 0;                // kXid
   int gpu_instance = -1;      // kXid
   int compute_instance = -1;  // kXid
+  int errors = 0;             // kEcc: so many more.
 };
 
 // Fails with kInvalid and names the rule.

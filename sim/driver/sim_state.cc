@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
@@ -73,6 +74,8 @@ std::string ToText(const SimState& state) {
     json["gpus"].push_back({{"mig", gpu.mig},
                             {"mig_pending", gpu.mig_pending},
                             {"lost", gpu.lost},
+                            {"ecc_uncorrected", gpu.ecc_uncorrected},
+                            {"remap_pending", gpu.remap_pending},
                             {"compute_mode", gpu.compute_mode},
                             {"instances", std::move(instances)}});
   }
@@ -107,6 +110,8 @@ SimState FromJson(const Json& json) {
     gpu.mig = one.at("mig");
     gpu.mig_pending = one.at("mig_pending");
     gpu.lost = one.at("lost");
+    gpu.ecc_uncorrected = one.value("ecc_uncorrected", 0);
+    gpu.remap_pending = one.value("remap_pending", false);
     gpu.compute_mode = one.at("compute_mode");
     for (const Json& instance : one.at("instances")) {
       gpu.instances.push_back(InstanceFromJson(instance));
@@ -155,6 +160,12 @@ bool SameFile(const struct stat& a, const struct stat& b) {
          a.st_mtim.tv_sec == b.st_mtim.tv_sec && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
 }
 
+bool IsOpenToAll(const struct stat& folder) {
+  constexpr unsigned kWritable = S_IWOTH | S_IXOTH;
+  // In a sticky one nobody could replace another user's file.
+  return (folder.st_mode & kWritable) == kWritable && (folder.st_mode & S_ISVTX) == 0;
+}
+
 Status MakeFolder(const std::string& folder) {
   if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
     return FailFromErrno(errno, fmt::format("making {}", folder));
@@ -164,7 +175,9 @@ Status MakeFolder(const std::string& folder) {
     return FailFromErrno(errno, fmt::format("looking at {}", folder));
   }
   // The default folder lies in /tmp, where anybody could have put it first.
-  if (!S_ISDIR(status.st_mode) || status.st_uid != ::geteuid()) {
+  const bool named = std::getenv("SUBLET_SIM_STATE") != nullptr;
+  const bool ours = status.st_uid == ::geteuid() || (named && IsOpenToAll(status));
+  if (!S_ISDIR(status.st_mode) || !ours) {
     return Fail(ErrorCode::kPermission, fmt::format("not a folder of this user: {}", folder),
                 "name another one with SUBLET_SIM_STATE");
   }
@@ -172,6 +185,19 @@ Status MakeFolder(const std::string& folder) {
 }
 
 }  // namespace
+
+int OpenStateFile(const std::string& path, int flags) {
+  struct stat folder {};
+  const bool shared =
+      ::stat(path.substr(0, path.rfind('/')).c_str(), &folder) == 0 && IsOpenToAll(folder);
+  const unsigned mode = shared ? 0666 : 0600;
+  const int file = ::open(path.c_str(), flags | O_CREAT | O_CLOEXEC | O_NOFOLLOW, mode);
+  struct stat status {};
+  // The umask has taken from the mode of one that is new.
+  const bool ours = file >= 0 && ::fstat(file, &status) == 0 && status.st_uid == ::geteuid();
+  if (shared && ours && (status.st_mode & 0777) != mode) ::fchmod(file, mode);
+  return file;
+}
 
 long long StartTimeOf(int pid) {
   const Result<std::string> stat = ReadFile(fmt::format("/proc/{}/stat", pid), 4096);
@@ -192,6 +218,12 @@ long long StartTimeOf(int pid) {
 bool IsAlive(const ProcessState& process) {
   const long long started = StartTimeOf(process.pid);
   return started != 0 && started == process.started;
+}
+
+void PushEvent(SimState& state, XidEvent event) {
+  event.number = ++state.events_seen;
+  state.events.push_back(event);
+  if (state.events.size() > kEventsMax) state.events.erase(state.events.begin());
 }
 
 SimState InitialState(const SimNode& node) {
@@ -240,8 +272,7 @@ Result<std::shared_ptr<const SimState>> StateStore::Read() {
 }
 
 nvml::Return StateStore::Update(const std::function<nvml::Return(SimState&)>& change) {
-  const Descriptor lock(
-      ::open((path_ + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  const Descriptor lock(OpenStateFile(path_ + ".lock", O_RDWR));
   if (lock.get() < 0) return nvml::kUnknown;
   while (::flock(lock.get(), LOCK_EX) != 0) {
     if (errno != EINTR) return nvml::kUnknown;
@@ -262,8 +293,7 @@ Status StateStore::Write(const SimState& state) {
   const bool had_one = ::stat(path_.c_str(), &before) == 0;
   const std::string fresh = path_ + ".new";
   const std::string text = ToText(state);
-  const Descriptor file(
-      ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  const Descriptor file(OpenStateFile(fresh, O_WRONLY | O_TRUNC));
   if (file.get() < 0) return FailFromErrno(errno, fmt::format("writing {}", fresh));
   std::string_view rest = text;
   while (!rest.empty()) {

@@ -34,7 +34,9 @@ struct GpuState {
   bool mig = false;
   bool mig_pending = false;
   bool lost = false;
-  int compute_mode = 0;  // NVML's numbers.
+  int ecc_uncorrected = 0;     // Since the last reset, beside what the node file has.
+  bool remap_pending = false;  // Until the next reset.
+  int compute_mode = 0;        // NVML's numbers.
   std::vector<GpuInstance> instances;
 };
 
@@ -66,6 +68,8 @@ struct SimState {
 };
 
 inline constexpr std::size_t kEventsMax = 256;  // Nobody waits for older ones.
+// Adds an event and gives it its number.
+void PushEvent(SimState& state, XidEvent event);
 
 // How the machine is when it is switched on.
 SimState InitialState(const SimNode& node);
@@ -73,7 +77,8 @@ SimState InitialState(const SimNode& node);
 class StateStore {
  public:
   // Makes `folder` (mode 0700) where it is missing, and the state where there is none. Fails with
-  // kPermission where the folder belongs to somebody else, with kInvalid where a state is broken.
+  // kPermission where the folder belongs to somebody else (unless SUBLET_SIM_STATE names one that
+  // is open to all: then several users share it), with kInvalid where a state is broken.
   static Result<std::unique_ptr<StateStore>> Open(const std::string& folder, const SimNode& node);
 
   // The newest state. Processes in it may be dead: ask IsAlive().
@@ -95,6 +100,10 @@ class StateStore {
   std::shared_ptr<const SimState> known_;
   struct stat known_file_ {};
 };
+
+// Opens or makes a file of the state: for its user alone, but in a folder that is open to all, for
+// all. -1 and errno where it can't.
+int OpenStateFile(const std::string& path, int flags);
 
 // The start time of a live process, 0 for a dead one.
 long long StartTimeOf(int pid);

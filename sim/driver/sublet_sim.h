@@ -35,7 +35,8 @@ int subletSimFault(const char* rule);
 // Removes all rules added so and finds lost GPUs again.
 int subletSimClearFaults(void);
 
-// Resets a GPU: a pending MIG mode takes effect. NVML_ERROR_IN_USE while processes use it.
+// Resets a GPU: it is found again, its memory errors are gone, and a pending MIG mode takes effect.
+// NVML_ERROR_IN_USE while processes use it.
 int subletSimResetGpu(unsigned gpu);
 // Puts the whole node back to how the preset or node file has it.
 int subletSimResetNode(void);
