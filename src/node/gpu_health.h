@@ -2,7 +2,7 @@
 //
 // Whether a GPU may get work: a state machine fed with what was seen of it.
 //
-//   GpuHealth health(HealthLimits{});
+//   HealthJudge health(HealthLimits{});
 //   if (const auto change = health.OnXid(JudgeXid(79, {}), "XID 79 ...", now_ns)) Tell(*change);
 //   if (const auto change = health.OnPoll(facts, now_ns)) Tell(*change);
 //   health.healthy(), health.why()
@@ -13,9 +13,9 @@
 // minutes doesn't come and go as often.
 //
 // What needs a reset recovers only once a reset was seen (the GPU was lost and is back, the
-// driver's wish for a reset or a pending row remapping is gone, or volatile ECC counters went back)
-// or an operator clears it. A GPU that is lost, or that doesn't answer, is never healthy, not even
-// when cleared.
+// driver's wish for a reset or a pending row remapping is gone, or a counter that begins anew with
+// the driver went back) or an operator clears it. A GPU that is lost, or that doesn't answer, is
+// never healthy, not even when cleared.
 //
 // The clock is a parameter: nanoseconds of a monotonic clock, not going back.
 //
@@ -33,18 +33,23 @@ namespace sublet {
 struct HealthLimits {
   int good_polls = 6;          // At a poll every 5 s: half a minute.
   double quiet_s = 60;         // Longer than a driver takes to recover a GPU by itself.
-  double quiet_max_s = 3600;   // A GPU that fails hourly isn't worth a tenant's restart an hour.
+  double quiet_max_s = 3600;   // A GPU that fails more often would come and go all day.
   double memory_s = 6 * 3600;  // After so long without trouble, relapses are forgotten.
   int failed_polls = 2;        // So many polls in a row without answer: one may be a hiccup.
+  // Whether a pending row remapping keeps new work away. The driver doesn't hand out the bad row
+  // meanwhile, so that false is safe too, for who can't reset the GPU soon.
+  bool remap_pending_counts = true;
 };
 
 // What one poll found. What the driver doesn't tell is absent, and then nothing follows from it.
 struct GpuFacts {
-  bool lost = false;                            // "GPU is lost": fallen off the bus.
-  bool reset_required = false;                  // The driver itself asks for one.
-  std::optional<std::int64_t> ecc_uncorrected;  // Volatile: since the driver was loaded.
-  std::optional<bool> remap_pending;            // Of a row of memory, until the next reset.
-  std::optional<bool> remap_failed;             // No spare row left: the board is to be replaced.
+  bool lost = false;            // "GPU is lost": fallen off the bus.
+  bool reset_required = false;  // The driver itself asks for one.
+  // Since the driver was loaded, or the GPU was reset.
+  std::optional<std::int64_t> ecc_uncorrected = {};
+  std::optional<std::int64_t> energy_mj = {};
+  std::optional<bool> remap_pending = {};  // A row of memory is replaced at the next reset.
+  std::optional<bool> remap_failed = {};   // No spare row is left: the board is to be replaced.
 };
 
 struct HealthChange {
@@ -53,9 +58,9 @@ struct HealthChange {
   std::string why;  // One sentence: of the trouble, or how it was found to be over.
 };
 
-class GpuHealth {
+class HealthJudge {
  public:
-  explicit GpuHealth(const HealthLimits& limits = {}) : limits_(limits) {}
+  explicit HealthJudge(const HealthLimits& limits = {}) : limits_(limits) {}
 
   // kIgnore and kTenant change nothing, not even the time of quiet. `when` is for people:
   // "at 2026-11-21T10:00:00Z in GPU instance 7"; may be empty.
@@ -64,7 +69,7 @@ class GpuHealth {
   std::optional<HealthChange> OnPoll(const GpuFacts& facts, std::int64_t now_ns);
   // The driver or the GPU didn't answer; `what` is the driver's message.
   std::optional<HealthChange> OnNoAnswer(const std::string& what, std::int64_t now_ns);
-  // An operator's word. It ends what an event has begun, not what the next poll would find again.
+  // An operator's word. It ends what an event has begun, not what the next poll finds again.
   std::optional<HealthChange> OnClear(const std::string& by, std::int64_t now_ns);
 
   bool healthy() const { return !unhealthy_; }
@@ -76,20 +81,20 @@ class GpuHealth {
 
  private:
   std::optional<HealthChange> Trouble(std::string why, bool needs_reset, std::int64_t now_ns);
-  std::optional<HealthChange> Recover(std::string why, std::int64_t now_ns);
+  HealthChange Recover(std::string why, std::int64_t now_ns);
   bool SawReset(const GpuFacts& facts) const;
 
   HealthLimits limits_;
   bool unhealthy_ = false;
   bool needs_reset_ = false;
   std::string why_;
-  bool lost_ = false;     // By the last poll.
-  bool answers_ = true;   // False after failed_polls polls without answer.
-  GpuFacts last_;         // Of the last poll that was answered.
-  int polls_good_ = 0;    // In a row.
-  int polls_failed_ = 0;  // In a row.
+  bool unreachable_ = false;  // Lost, or without answer, when last looked at.
+  std::string how_reset_;     // How the last reset was seen; empty: none was needed.
+  GpuFacts last_;             // Of the last poll that was answered.
+  int polls_good_ = 0;        // In a row.
+  int polls_failed_ = 0;      // In a row.
   int relapses_ = 0;
-  std::int64_t troubled_ns_ = 0;  // The last event or finding.
+  std::int64_t troubled_ns_ = 0;  // The last event or finding, or the reset that ended them.
   std::optional<std::int64_t> recovered_ns_;
 };
 

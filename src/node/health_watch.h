@@ -9,9 +9,10 @@
 //   ...
 //   watch.Stop();
 //
-// It has NVML open by itself and keeps to that: a driver that goes (a reset, an upgrade) is
-// reported once, and opened again every `reopen_s` until it is back. The driver can't be woken from
-// a wait, so the thread waits in pieces of `wait_s`, which is also how long Stop() may take. A call
+// It has NVML open for itself. A driver that goes (a reset, an upgrade) is closed and opened again,
+// every `reopen_s` until it is back; whoever else has NVML open must close it too at a kNoAnswer
+// without a GPU, or the process keeps the old library. The driver can't be woken from a wait, so
+// the thread waits in pieces of `wait_s`, which is also how long Stop() may take. A call
 // into the driver that never comes back holds the thread for good: Stop() then gives it up after
 // `give_up_s` and goes on; its callback is never called again. Whoever cares sees the same in
 // SecondsSinceAnswer().
@@ -29,20 +30,22 @@
 namespace sublet {
 
 struct HealthSighting {
-  // xid: an event. polled: a look at a GPU that was answered. no-answer: one that wasn't; without a
-  // GPU, the whole driver. found: NVML is open (again), before the first polls; without a GPU.
+  // xid: an event; without a GPU where the driver doesn't say which, and then it may be any.
+  // polled: a look at a GPU that was answered. no-answer: one that wasn't; without a GPU, the whole
+  // driver, told at each try. found: NVML is open (again), before the first polls; without a GPU.
   enum class What { kXid, kPolled, kNoAnswer, kFound };
   What what = What::kPolled;
-  std::string gpu_uuid;
-  int xid = 0;                      // kXid
-  std::optional<int> gpu_instance;  // kXid under MIG
-  GpuFacts facts;                   // kPolled
-  std::string message;              // kNoAnswer: what the driver said.
+  std::string gpu_uuid = {};
+  int xid = 0;                           // kXid
+  int count = 1;                         // kXid: so many of the same at once.
+  std::optional<int> gpu_instance = {};  // kXid under MIG
+  GpuFacts facts = {};                   // kPolled
+  std::string message = {};              // kNoAnswer: what the driver said.
 };
 
 struct HealthWatchOptions {
-  std::string nvml_path;                              // What NvmlLibrary::Open takes.
-  std::function<void(const HealthSighting&)> report;  // Called from the watch's thread.
+  std::string nvml_path = {};                              // What NvmlLibrary::Open takes.
+  std::function<void(const HealthSighting&)> report = {};  // Called from the watch's thread.
   double poll_s = 5;
   double wait_s = 0.5;
   double reopen_s = 5;

@@ -1,25 +1,30 @@
 // node/process_owners.h
 //
-// Which share a process belongs to, by the marker that Sublet puts into its environment.
+// Which share a process belongs to.
 //
 //   ProcessDirectory directory("/var/lib/sublet");
-//   const ProcessOwners owners = directory.Owners(sample);
-//   owners.at(4711).share                                // "s17"
+//   const ProcessOwners owners = directory.Owners(sample, {{4700, first_process_of_s17}});
+//   owners.at(4711).id                                // "s17": a child of 4700
 //
-// A process is a share's when its environment has SUBLET_SHARE and the SUBLET_STATE of this state
-// directory: the ids of another node's daemon mean nothing here. One with that SUBLET_STATE alone
-// is Sublet's own, as an MPS server is. A process without markers is what its parent is, so that
-// a program that clears its children's environment is still seen whole. A process whose environment
-// may not be read, as another user's, is foreign.
+// In this order:
+// 1. The node knows it (`known`): it started it, or granted it a share.
+// 2. Its environment has SUBLET_SHARE, and SUBLET_STATE is this state directory: the ids of another
+//    daemon mean nothing here. With SUBLET_STATE alone it is Sublet's own, as an MPS server is.
+// 3. It is what its parent is, or what the first process of its session is, so that a program that
+//    clears its children's environment, or whose environment may not be read, is still seen whole.
+// Otherwise it is foreign.
 //
-// An environment is read once for each process and remembered by pid and start time; a look at a
-// process that is known costs one read of /proc/PID/stat.
+// What was found is remembered by pid and start time, so that a look at a known process costs one
+// read of /proc/PID/stat. Only foreign processes are looked at anew each time.
 //
 // Thread safety: one thread at a time.
 #pragma once
 
+#include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "node/usage.h"
 
@@ -30,19 +35,25 @@ class ProcessDirectory {
   explicit ProcessDirectory(std::string state_directory, std::string proc = "/proc")
       : state_directory_(std::move(state_directory)), proc_(std::move(proc)) {}
 
-  // Of every process in the sample that still runs. Forgets all that aren't in it.
-  ProcessOwners Owners(const UsageSample& sample);
+  // Of every process in the sample that still runs. Forgets all that aren't in it. A known process
+  // whose `started` is 0 counts whenever it started.
+  ProcessOwners Owners(const UsageSample& sample, const ProcessOwners& known);
 
  private:
-  struct Known {
+  struct Entry {
     ProcessOwner owner;
     bool used = false;  // In this round.
   };
-  const ProcessOwner* Find(int pid, int depth);
+  ProcessOwner Find(int pid, const ProcessOwners& known);
+  // Whose a process is by itself.
+  std::optional<ProcessOwner> Told(int pid, std::int64_t started, const ProcessOwners& known);
+  // ... and by its ancestors, then its session's first process.
+  std::optional<ProcessOwner> Elder(int parent, int session, const ProcessOwners& known);
+  bool ReadMarks(int pid, ProcessOwner& owner) const;
 
   std::string state_directory_;
   std::string proc_;
-  std::map<int, Known> known_;
+  std::map<int, Entry> entries_;
 };
 
 }  // namespace sublet

@@ -4,17 +4,22 @@
 //
 //   UsageCursor cursor;                                 // Kept between samples.
 //   ASSIGN_OR_RETURN(const UsageSample sample, SampleUsage(nvml.api(), cursor));
-//   const ProcessOwners owners = directory.Owners(sample);        // node/process_owners.h
-//   const NodeUsage usage = AttributeUsage(sample, owners);
+//   const ProcessOwners owners = directory.Owners(sample, known);   // node/process_owners.h
+//   const NodeUsage usage = AttributeUsage(sample, owners, shares);
 //   usage.shares.at("s17").memory_used
 //
 // SampleUsage() asks the driver and belongs on a worker thread; the rest is pure. A GPU that
 // doesn't answer has its `problem` in the sample and hides no other. What a driver can't tell
 // (utilisation by process under MIG, memory without permission) is absent.
 //
-// SM use of a process is the driver's figure: the percentage of time in which at least one of its
-// kernels ran, averaged over the samples since the last look. Of several processes at once, as
-// under MPS, these don't add up to the GPU's.
+// SM use is the driver's figure: the percentage of time in which at least one kernel of a process
+// ran, of the samples since the last look. What may surprise about it:
+// - The first sample has none: the driver would answer with old figures, even of processes whose
+//   pid is another's by now.
+// - It is about time, not about SMs: a kernel on one SM counts as much as one on all of them.
+// - Under MPS the driver sums up a server's clients as the server's. So a share has a figure only
+//   while it is the only one of its domain that uses the GPU; the domain's is always there.
+// - The driver takes a sample now and then: looks less than two seconds apart may see none.
 //
 // Thread safety: SampleUsage from any thread, one cursor in one thread; the rest are values.
 #pragma once
@@ -35,7 +40,7 @@ namespace sublet {
 struct ProcessUsage {
   int pid = 0;
   std::optional<Bytes> memory;
-  std::optional<double> sm_percent;  // Absent where it had no sample since the last look.
+  std::optional<double> sm_percent;  // Absent where the driver doesn't tell.
   bool mps_client = false;           // In the driver's list of MPS clients.
   bool graphics = false;             // Only in the list of graphics processes.
   std::optional<int> gpu_instance;   // Under MIG.
@@ -57,7 +62,7 @@ struct UsageSample {
 
 // How far the driver's samples of utilisation have been read, by GPU.
 struct UsageCursor {
-  std::map<std::string, unsigned long long> seen_us;
+  std::map<std::string, unsigned long long> seen_us;  // By UUID; 0 before the first sample.
 };
 
 // Fails only where the GPUs can't even be counted.
@@ -67,7 +72,7 @@ Result<UsageSample> SampleUsage(const nvml::Api& api, UsageCursor& cursor);
 struct ProcessOwner {
   enum class Kind { kForeign, kShare, kOwn };  // kOwn: Sublet's, as an MPS server.
   Kind kind = Kind::kForeign;
-  std::string share;         // kShare: the share's id.
+  std::string id;            // kShare: the share's; kOwn: the domain's name, where it is known.
   std::string name;          // Of the program; for people.
   std::int64_t started = 0;  // Field 22 of /proc/PID/stat; a pid with another is another process.
 };
@@ -81,11 +86,13 @@ struct ShareUsage {
 
 struct NodeUsage {
   std::map<std::string, ShareUsage> shares;                    // By id.
+  std::map<std::string, double> domain_sm_percent;             // By the domain's name.
   std::map<std::string, std::vector<ForeignProcess>> foreign;  // By GPU; ascending pid.
 };
 
-// A pid that `owners` doesn't have is foreign.
-NodeUsage AttributeUsage(const UsageSample& sample, const ProcessOwners& owners);
+// A pid that `owners` doesn't have is foreign. `shares`: all that there are.
+NodeUsage AttributeUsage(const UsageSample& sample, const ProcessOwners& owners,
+                         const std::vector<Share>& shares);
 
 // A process of an MPS share that uses the GPU past its server, so that no limit holds it.
 struct Unconfined {
@@ -95,9 +102,9 @@ struct Unconfined {
   std::string gpu_uuid;
 };
 
-// Finds processes of shares with a domain that the driver lists as plain compute. The driver's
-// lists are read one after the other, and a client that just starts may be in the wrong one: it is
-// named only when seen so in two samples, `grace_s` apart or more.
+// Finds processes of shares with a domain that the driver lists as compute, but not as MPS clients.
+// The driver's lists are read one after the other, and a client that just starts may be in the
+// wrong one: it is named only when seen so in two samples, `grace_s` apart or more.
 class UnconfinedSearch {
  public:
   explicit UnconfinedSearch(double grace_s = 2) : grace_s_(grace_s) {}

@@ -5,11 +5,13 @@
 //   const XidJudgement judged = JudgeXid(event.xid, overrides);
 //   if (judged.verdict == XidVerdict::kTenant) ...   // A program's own fault; the GPU is well.
 //
-// The table follows NVIDIA's public catalogue of XID errors. Where that names several causes for
-// one number, the verdict is the one that costs least when it is wrong, and `why` says so. A number
-// that isn't in the table gets kGpu: no new work for a while, and recovery by itself. To trust it
-// would put tenants on a GPU that may be broken; to demand a reset would take a node out of service
-// for a number that a newer driver uses for something harmless.
+// The table follows what NVIDIA's catalogue of XID errors (edition of driver 610) advises to do at
+// once: "restart the application" is the tenant's, "reset the GPU" needs a reset. Where the verdict
+// is another one, or the catalogue says "it depends", `why` tells the reason.
+//
+// A number that isn't in the table gets kGpu: no new work for a while, and recovery by itself. To
+// trust it would put tenants on a GPU that may be broken; to demand a reset would take a node out
+// of service for a number that a newer driver uses for something harmless.
 //
 // An operator overrides any of it: ParseXidOverrides("31=gpu, 119=gpu-reset, 500-599=ignore").
 //
@@ -31,14 +33,16 @@ namespace sublet {
 enum class XidVerdict { kIgnore, kTenant, kGpu, kGpuReset };
 std::string_view XidVerdictName(XidVerdict verdict);
 
+// The numbers from `first` to `last`, both included.
 struct XidRule {
-  int xid = 0;
+  int first = 0;
+  int last = 0;
   std::string_view name;  // "fallen off the bus"
   XidVerdict verdict = XidVerdict::kGpu;
   std::string_view why;  // One sentence.
 };
 
-// Ascending by number.
+// Ascending by number, without overlaps.
 std::span<const XidRule> XidCatalogue();
 
 using XidOverrides = std::map<int, XidVerdict>;
