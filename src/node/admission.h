@@ -1,113 +1,53 @@
 // node/admission.h
 //
-// Who gets which part of which GPU: the books of what is held, and the decision about a request.
+// Who gets which part of which GPU: the decision about a request, from the books alone.
 //
-//   Ledger ledger(DevicesOf(inventory, foreign), tenants, contexts);
 //   ASSIGN_OR_RETURN(Grant grant, Admit(ledger, request, {.uid = 1000, .user = "alice"}));
 //   grant.share.id = store.TakeShareId();
 //   RETURN_IF_ERROR(ledger.Book(grant.share));
-//   ...
-//   ledger.Release("s17");
 //
-// A device is a whole GPU without MIG instances, or one MIG device. What a request gets:
+// What a request gets:
 //
-//   nothing limited              exclusive: a device without shares and foreign processes
-//   memory or SMs limited        the first of mps and mig that can enforce it there
+//   nothing limited              exclusive: a whole GPU without shares and foreign processes
+//   memory or SMs limited        mps, where a device can run it and has the room; else mig
 //   mode mps                     a client of its tenant's domain on the device; one domain for each
-//                                tenant and device, made with its first share
+//                                tenant and device, made with its first share. The domains of a
+//                                plan take the plan's replicas alone
 //   mode mig                     a free MIG device that is large enough, the smallest; else an
-//                                instance to make, where that destroys nothing
-//   mode time-slicing            a device that is not in another mode; limits are booked, and
-//                                marked as not enforced
+//                                instance to make, where that destroys nothing. SMs are counted in
+//                                percent of the whole GPU
+//   mode time-slicing            a device that is not in another mode; memory is booked, and marked
+//                                as not enforced
 //
-// Of the devices that would do, the one with the least memory left that fits; one where the
-// tenant's domain is already comes first; then the lowest index. The decision is a function of the
-// books alone.
+// Of the devices that would do, one where the tenant's domain is already comes first; then the one
+// with the least memory left; then the lowest index. A MIG device is taken for other modes than mig
+// only where the request names it: a percentage of its SMs is not what somebody means who thinks of
+// a GPU.
 //
 // Memory is never booked twice: what is booked, what foreign processes hold and the request must
-// fit into the device together. SM caps are maxima and may add up to more than 100.
+// fit into the device together. A request that limits no memory books its CUDA context alone, and
+// its share says that nothing holds it. SM caps are maxima and may add up to more than 100. A
+// device is in one mode at a time, but for a request that names both device and mode: that may join
+// time-slicing and mps.
 //
-// Thread safety: values; one thread at a time for each Ledger.
+// Thread safety: pure.
 #pragma once
 
-#include <sys/types.h>
-
-#include <functional>
-#include <map>
 #include <optional>
-#include <set>
-#include <string>
-#include <string_view>
-#include <vector>
 
-#include "base/bytes.h"
 #include "base/result.h"
-#include "model/daemon_config.h"
-#include "model/inventory.h"
 #include "model/mig_target.h"
-#include "model/node_status.h"
 #include "model/share.h"
+#include "node/device_list.h"
+#include "node/ledger.h"
+#include "node/tenancy.h"
 
 namespace sublet {
 
-// Where shares can be: a whole GPU, or one MIG device of it.
-struct Device {
-  std::string gpu_uuid;
-  std::string mig_uuid;  // Empty: the whole GPU.
-  int gpu_index = 0;
-  std::string profile;  // Of the MIG device's instance: "1g.10gb"; empty: the whole GPU.
-  Bytes memory;         // That shares can use: the driver's reserve taken off.
-  int sm_count = 0;
-  std::set<SharingMode> modes;          // That can run here.
-  std::string obstacle;                 // Why it gets no new share ("XID 79 ..."); empty: it may.
-  std::vector<ForeignProcess> foreign;  // Not Sublet's, on this device.
-
-  const std::string& uuid() const { return mig_uuid.empty() ? gpu_uuid : mig_uuid; }
-};
-
-// The devices of a node: each MIG device of GPUs in MIG mode, the others whole. `foreign` and
-// `obstacles` by GPU's UUID; a GPU with a problem has it as its obstacle.
-std::vector<Device> DevicesOf(const Inventory& inventory,
-                              const std::map<std::string, std::vector<ForeignProcess>>& foreign,
-                              const std::map<std::string, std::string>& obstacles);
-
-// The CUDA context of a process on a device: of `sm_percent` of its SMs under MPS, of all without
-// (absent).
-using ContextSize = std::function<Bytes(const Device&, std::optional<int> sm_percent)>;
-
-class Ledger {
- public:
-  Ledger(std::vector<Device> devices, std::vector<TenantConfig> tenants, ContextSize contexts);
-
-  // The same books for other devices, after MIG, health or foreign processes have changed. Shares
-  // whose device is gone stay booked.
-  void SetDevices(std::vector<Device> devices);
-
-  // Fails with kConflict where the device hasn't the room, or isn't there, and books nothing. A
-  // share with the id of a booked one is our own mistake.
-  Status Book(const Share& share);
-  void Release(std::string_view share_id);  // Does nothing where it isn't booked.
-
-  // A domain exists as long as it is in the books, with shares or without.
-  void AddDomain(const Domain& domain);
-  void RemoveDomain(std::string_view name);
-
-  const std::vector<Device>& devices() const;
-  std::vector<const Share*> SharesOn(std::string_view device_uuid) const;
-  int SharesIn(std::string_view domain) const;
-  Bytes BookedOn(std::string_view gpu_uuid) const;  // With all its MIG devices.
-  const std::vector<TenantConfig>& tenants() const;
-
- private:
-  friend class Admission;
-  // (as the implementation needs)
-};
-
-struct Requester {
-  uid_t uid = 0;
-  std::string user;         // Name of that user.
-  bool own_daemon = false;  // The daemon's own user, or root.
-};
+// What one MPS server takes (driver 580; documented since Volta).
+inline constexpr int kMpsClientsMax = 48;
+// What a server without clients holds of its device: 74 MiB on an H200 with driver 580.
+inline constexpr Bytes kMpsServerMemory = 80_MiB;
 
 // A MIG instance that has to be made first.
 struct MigToMake {
@@ -117,14 +57,17 @@ struct MigToMake {
 
 struct Grant {
   Share share;                       // Without id; without mig_uuid where `make` is given.
-  std::optional<Domain> new_domain;  // To be started first.
+  std::optional<Domain> new_domain;  // To be started first, where it isn't there already.
   std::optional<MigToMake> make;
 };
 
-// Errors: kNotFound for an unknown tenant, GPU or profile (with those that there are), kPermission
-// for a tenant that isn't the user's, kInfeasible where no device of this node could ever do,
-// kConflict where one could if others held less or the quota were larger, with the figures, and
-// kUnsupported where nothing can enforce what is asked.
+// Errors:
+//  - kNotFound for an unknown tenant, GPU or profile, with those that there are
+//  - kPermission for a tenant that isn't the user's; kInvalid where several are and none is named
+//  - kInfeasible where the devices are too small even when empty
+//  - kConflict where one would do if others held less, the quota were larger or the GPU were well
+//  - kUnsupported where nothing here can run or enforce what is asked
+// Messages have the figures, device by device, and hints the way out.
 Result<Grant> Admit(const Ledger& ledger, const ShareRequest& request, const Requester& requester);
 
 }  // namespace sublet
