@@ -67,6 +67,11 @@ class CardHost {
   void Detach(CardProcess& process);
   // Takes back the entries of dead processes.
   void Reap();
+  // `code` befalls all clients of an MPS server.
+  void BreakClientsOf(int server_pid, int code);
+  // A client that was killed within a long kernel breaks its neighbours' contexts. For its server,
+  // which sees the end before anybody else; Reap() does the same.
+  void MournClient(int pid);
 
   // Brings the clock as far as it goes.
   void Advance();
@@ -86,6 +91,7 @@ class CardHost {
   void Lock();
   void Unlock();
   void Mend();
+  void Mourn(const CardProcess& process);
   void FollowMachine();
   void SleepUntilWoken(CardProcess& process, std::uint32_t seen, std::int64_t sleep_ns);
 

@@ -1,7 +1,6 @@
 #include "control_daemon.h"
 
 #include <fcntl.h>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <spawn.h>
@@ -15,7 +14,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <ctime>
 
 #include "base/files.h"
@@ -26,50 +24,47 @@
 namespace sublet::sim {
 namespace {
 
+// CUDA's codes.
 constexpr int kDeviceUnavailable = 46;
 constexpr int kNoDevice = 100;
-constexpr int kRpcFailure = 806;
+constexpr int kConnectionFailed = 805;
 constexpr int kServerNotReady = 807;
-constexpr int kRequestMs = 1'000;  // A client that says nothing for so long holds nobody else up.
+constexpr int kMaxClientsReached = 808;
 
-std::int64_t NowMs() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
-}
+constexpr int kRequestMs = 1'000;  // A client that says nothing for so long holds nobody else up.
 
 int NumberIn(const std::vector<std::string>& words, std::size_t index) {
   return index < words.size() ? std::atoi(words[index].c_str()) : 0;
 }
 
-void AppendTo(const std::string& path, const std::string& text) {
-  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (file < 0) return;  // Without a log the daemon still works.
-  static_cast<void>(::write(file, text.data(), text.size()) + 1);
-  ::close(file);
-}
-
 }  // namespace
 
-ControlDaemon::ControlDaemon(std::string folder, std::string logs, std::string program)
-    : folder_(std::move(folder)), logs_(std::move(logs)), program_(std::move(program)) {}
+std::int64_t ControlDaemon::NowMs() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+}
+
+ControlDaemon::ControlDaemon(std::string folder, MpsLog log, std::string program)
+    : folder_(std::move(folder)), log_(std::move(log)), program_(std::move(program)) {}
 
 Result<std::unique_ptr<ControlDaemon>> ControlDaemon::Open(const std::string& pipe_directory,
-                                                           const std::string& log_directory,
-                                                           const std::string& program) {
-  std::unique_ptr<ControlDaemon> daemon(new ControlDaemon(pipe_directory, log_directory, program));
+                                                           MpsLog log, const std::string& program) {
+  std::unique_ptr<ControlDaemon> daemon(new ControlDaemon(pipe_directory, std::move(log), program));
   RETURN_IF_ERROR(daemon->Prepare());
   RETURN_IF_ERROR(daemon->EnterTable());
-  daemon->Log("control.log", "Control",
-              fmt::format("Starting control daemon using socket {}/control", pipe_directory));
+  daemon->log_.Control(
+      fmt::format("Starting control daemon using socket {}/control", pipe_directory));
+  daemon->log_.Control(
+      fmt::format("To connect CUDA applications to this daemon, set env CUDA_MPS_PIPE_DIRECTORY={}",
+                  pipe_directory));
+  daemon->log_.Control("CUDA MPS Control binary version: 13000");
   return daemon;
 }
 
 Status ControlDaemon::Prepare() {
-  for (const std::string& path : {folder_, logs_}) {
-    if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) {
-      return FailFromErrno(errno, fmt::format("making {}", path));
-    }
+  if (::mkdir(folder_.c_str(), 0755) != 0 && errno != EEXIST) {
+    return FailFromErrno(errno, fmt::format("making {}", folder_));
   }
   const std::string lock = folder_ + "/control_lock";
   lock_ = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -115,27 +110,24 @@ Status ControlDaemon::EnterTable() {
                              fmt::format("{}\n", ::getpid()));
 }
 
-// As the real one: the sockets stay, the number and the pipe go.
+// As the real one: the sockets stay, the number and the pipe go; those stay, too, where a signal
+// ended it.
 ControlDaemon::~ControlDaemon() {
   for (Server& server : servers_) EndServer(server);
   for (const int file : {control_, privileged_, signals_}) {
     if (file >= 0) ::close(file);
   }
   for (const Client& client : clients_) ::close(client.socket);
+  for (const int socket : held_) ::close(socket);
   if (entry_ >= 0) {
-    ::unlink((folder_ + "/nvidia-cuda-mps-control.pid").c_str());
-    ::unlink((folder_ + "/log").c_str());
+    if (quitting_) {
+      ::unlink((folder_ + "/nvidia-cuda-mps-control.pid").c_str());
+      ::unlink((folder_ + "/log").c_str());
+    }
     const CardHost::Locked lock(*host_);
     host_->table().daemons[entry_] = {};
   }
   if (lock_ >= 0) ::close(lock_);
-}
-
-void ControlDaemon::Log(const char* file, const char* who, std::string_view text) const {
-  const std::time_t now = std::time(nullptr);
-  AppendTo(fmt::format("{}/{}", logs_, file),
-           fmt::format("[{:%Y-%m-%d %H:%M:%S}.000 {} {}] {}\n", fmt::localtime(now), who,
-                       ::getpid(), text));
 }
 
 // ---- the loop -----------------------------------------------------------------------------------
@@ -162,22 +154,36 @@ Status ControlDaemon::Serve() {
       const auto client = std::ranges::find(clients_, one.fd, &Client::socket);
       if (client != clients_.end()) Leave(static_cast<std::size_t>(client - clients_.begin()));
     }
-    if (quitting_ && clients_.empty()) done_ = true;
-    if (quit_by_ms_ && NowMs() >= *quit_by_ms_) {
-      while (!clients_.empty()) Terminate(clients_.back().server_pid, clients_.back().pid);
-      done_ = true;
-    }
+    if (!clients_.empty()) LookForFaults();
+    if (quitting_) EndQuitting();
   }
-  Log("control.log", "Control", "Exiting");
+  if (quitting_) log_.Control("Exit with status 0");
   return {};
+}
+
+void ControlDaemon::EndQuitting() {
+  if (clients_.empty()) {
+    for (const Server& server : servers_) {
+      log_.Server(server.pid, "Exiting");
+      log_.Control(fmt::format("Server {} exited with status 0", server.pid));
+    }
+    done_ = true;
+  } else if (quit_by_ms_ && NowMs() >= *quit_by_ms_) {
+    for (const Server& server : servers_) {
+      log_.Control(fmt::format("Force shutting down server {}", server.pid));
+    }
+    done_ = true;
+  }
 }
 
 void ControlDaemon::Wait(std::vector<pollfd>& sockets) {
   sockets.clear();
   for (const int file : {control_, privileged_, signals_}) sockets.push_back({file, POLLIN, 0});
   for (const Client& client : clients_) sockets.push_back({client.socket, POLLIN, 0});
-  int timeout_ms = -1;
-  if (quit_by_ms_) timeout_ms = static_cast<int>(std::max<std::int64_t>(0, *quit_by_ms_ - NowMs()));
+  int timeout_ms = clients_.empty() ? -1 : kLookMs;
+  if (quit_by_ms_) {
+    timeout_ms = static_cast<int>(std::clamp<std::int64_t>(*quit_by_ms_ - NowMs(), 0, kLookMs));
+  }
   if (::poll(sockets.data(), sockets.size(), timeout_ms) < 0) {
     for (pollfd& one : sockets) one.revents = 0;
   }
@@ -193,230 +199,33 @@ void ControlDaemon::Accept(int listener) {
   }
   const std::string kind = words.front();
   words.erase(words.begin());
-  if (kind == "client") {
-    const std::string answer = Join(socket, words);
+  log_.Control("Accepting connection...");
+  if (kind == "client" && words.size() == 3) {
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size);
+    const std::string answer =
+        Join(socket, {NumberIn(words, 0), words[1], NumberIn(words, 2), peer.uid});
     SendText(socket, answer + "\n");
-    if (answer.starts_with("joined")) return;
-  } else {
-    SendText(socket, Answer(words));
+    if (!answer.starts_with("joined")) ::close(socket);
+    return;
   }
+  log_.Control("NEW UI");
+  static_cast<void>(driver_->Meet("mpsCommand"));
+  // It serves one at a time, and `quit` waits.
+  const bool waits = quitting_ && !quit_by_ms_;
+  std::string line;
+  for (const std::string& word : words) line += (line.empty() ? "" : " ") + word;
+  if (!waits) log_.Control("Cmd:" + line);
+  const std::string answer = waits ? "" : Answer(words);
+  if (quitting_ && !quit_by_ms_ && !clients_.empty()) {
+    held_.push_back(socket);
+    return;
+  }
+  if (!answer.empty()) log_.Control(answer.substr(0, answer.size() - 1));
+  SendText(socket, answer);
+  log_.Control("UI closed");
   ::close(socket);
-}
-
-// ---- commands -----------------------------------------------------------------------------------
-
-std::string ControlDaemon::Answer(const std::vector<std::string>& words) {
-  const std::string verb = words.empty() ? "" : words[0];
-  Log("control.log", "Control", fmt::format("Accepting command {}", verb));
-  if (verb == "get_server_list") {
-    std::string list;
-    for (const Server& server : servers_) list += fmt::format("{}\n", server.pid);
-    return list;
-  }
-  if (verb == "start_server") {
-    return StartServer() == nullptr ? "Failed to start server\n" : "";
-  }
-  if (verb == "ps") return Ps(words);
-  if (verb == "quit") return QuitBy(words);
-  if (verb == "get_device_client_list") {
-    std::string list;
-    for (const SimDevice& device : devices_) {
-      for (const Client& client : clients_) {
-        const bool here = &device == &devices_[static_cast<std::size_t>(client.device)];
-        if (here) list += fmt::format("{} {}\n", device.uuid, client.pid);
-      }
-    }
-    return list;
-  }
-  if (verb == "terminate_client") {
-    return Terminate(NumberIn(words, 1), NumberIn(words, 2)) ? "" : "Client not found\n";
-  }
-  if (verb.find("_default_") != std::string::npos) return SetDefault(verb, words);
-  return AnswerAboutServer(verb, words);
-}
-
-std::string ControlDaemon::SetDefault(const std::string& verb,
-                                      const std::vector<std::string>& words) {
-  if (verb == "set_default_active_thread_percentage") {
-    const auto percent = words.size() == 2 ? ParsePercent(words[1]) : std::nullopt;
-    if (!percent) return "Invalid percentage value\n";
-    defaults_.sm_percent = *percent;
-    return fmt::format("{:.1f}\n", *percent);
-  }
-  if (verb == "get_default_active_thread_percentage") {
-    return fmt::format("{:.1f}\n", defaults_.sm_percent);
-  }
-  const int device = NumberIn(words, 1);
-  if (verb == "set_default_device_pinned_mem_limit") {
-    const auto limit = words.size() == 3 ? ParseMpsLimit(words[2]) : std::nullopt;
-    if (!limit) return "Invalid memory limit\n";
-    defaults_.memory[device] = *limit;
-    return "";
-  }
-  if (verb == "get_default_device_pinned_mem_limit") {
-    const auto limit = defaults_.memory.find(device);
-    return limit == defaults_.memory.end() ? "" : FormatMpsLimit(limit->second) + "\n";
-  }
-  return fmt::format("Unknown command \"{}\"\n", verb);
-}
-
-std::string ControlDaemon::AnswerAboutServer(const std::string& verb,
-                                             const std::vector<std::string>& words) {
-  constexpr std::string_view kVerbs[] = {"get_server_status",
-                                         "get_client_list",
-                                         "shutdown_server",
-                                         "get_device_pinned_mem_limit",
-                                         "set_device_pinned_mem_limit",
-                                         "set_active_thread_percentage",
-                                         "get_active_thread_percentage"};
-  if (std::ranges::find(kVerbs, verb) == std::end(kVerbs)) {
-    return fmt::format("Unknown command \"{}\"\n", verb);
-  }
-  Server* const server = FindServer(NumberIn(words, 1));
-  if (server == nullptr) return "Server not found\n";
-  if (verb == "get_server_status") return "ACTIVE\n";
-  if (verb == "get_client_list") {
-    std::string list;
-    for (const Client& client : clients_) {
-      if (client.server_pid == server->pid) list += fmt::format("{}\n", client.pid);
-    }
-    return list;
-  }
-  if (verb == "shutdown_server") {
-    server->ending = true;
-    const bool now = words.size() > 2 && words[2] == "-f";
-    if (now || ClientsOf(server->pid) == 0) ::kill(server->pid, SIGKILL);
-    return "";
-  }
-  if (verb == "set_active_thread_percentage") {
-    const auto percent = words.size() == 3 ? ParsePercent(words[2]) : std::nullopt;
-    if (!percent) return "Invalid percentage value\n";
-    server->limits.sm_percent = *percent;
-  }
-  if (verb.ends_with("percentage")) return fmt::format("{:.1f}\n", server->limits.sm_percent);
-  const int device = NumberIn(words, 2);
-  if (verb == "set_device_pinned_mem_limit") {
-    const auto limit = words.size() == 4 ? ParseMpsLimit(words[3]) : std::nullopt;
-    if (!limit) return "Invalid memory limit\n";
-    server->limits.memory[device] = *limit;
-    return "";
-  }
-  const auto limit = server->limits.memory.find(device);
-  return limit == server->limits.memory.end() ? "" : FormatMpsLimit(limit->second) + "\n";
-}
-
-std::string ControlDaemon::Ps(const std::vector<std::string>& words) const {
-  const int only = words.size() == 3 && words[1] == "-p" ? NumberIn(words, 2) : 0;
-  std::string list = "PID       ID    SERVER    DEVICE             NAMESPACE      COMMAND\n";
-  for (const Client& client : clients_) {
-    if (only != 0 && client.pid != only) continue;
-    struct stat space {};
-    ::stat(fmt::format("/proc/{}/ns/pid", client.pid).c_str(), &space);
-    Result<std::string> command = ReadFile(fmt::format("/proc/{}/cmdline", client.pid), 1 << 20);
-    const std::string name = command ? std::string(command->c_str()) : "";
-    const std::string& uuid = devices_[static_cast<std::size_t>(client.device)].uuid;
-    list += fmt::format("{:<9} {:<5} {:<9} {:<18} {:<14} {}\n", client.pid, client.number,
-                        client.server_pid, uuid.substr(0, 16), space.st_ino, name);
-  }
-  return list;
-}
-
-// Without -t the daemon ends when its clients have gone.
-std::string ControlDaemon::QuitBy(const std::vector<std::string>& words) {
-  quitting_ = true;
-  if (words.size() == 3 && words[1] == "-t") quit_by_ms_ = NowMs() + 1000 * NumberIn(words, 2);
-  return "";
-}
-
-// ---- servers ------------------------------------------------------------------------------------
-
-ControlDaemon::Server* ControlDaemon::FindServer(int pid) {
-  const auto it = std::ranges::find(servers_, pid, &Server::pid);
-  return it == servers_.end() ? nullptr : &*it;
-}
-
-ControlDaemon::Server* ControlDaemon::StartServer() {
-  for (Server& server : servers_) {
-    if (!server.ending) return &server;
-  }
-  Server server;
-  server.limits = defaults_;
-  std::string name = "nvidia-cuda-mps-server";
-  char* const arguments[] = {name.data(), nullptr};
-  posix_spawnattr_t attributes;
-  ::posix_spawnattr_init(&attributes);
-  sigset_t none;
-  ::sigemptyset(&none);
-  ::posix_spawnattr_setsigmask(&attributes, &none);
-  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-  const int code =
-      ::posix_spawn(&server.pid, program_.c_str(), nullptr, &attributes, arguments, environ);
-  ::posix_spawnattr_destroy(&attributes);
-  if (code != 0) return nullptr;
-  {
-    const CardHost::Locked lock(*host_);
-    const auto place = std::ranges::find_if(host_->table().servers, [](const auto& entry) {
-      return entry.pid == 0 || StartTimeOf(entry.pid) != entry.started;
-    });
-    if (place == std::end(host_->table().servers)) {
-      ::kill(server.pid, SIGKILL);
-      return nullptr;
-    }
-    *place = {server.pid, StartTimeOf(server.pid)};
-    server.index = static_cast<int>(place - host_->table().servers);
-  }
-  Log("server.log", "Server", fmt::format("Started server {}", server.pid));
-  servers_.push_back(std::move(server));
-  return &servers_.back();
-}
-
-// The process is gone or goes; what its clients do from now on fails.
-void ControlDaemon::EndServer(Server& server) {
-  ::kill(server.pid, SIGKILL);
-  ::waitpid(server.pid, nullptr, 0);
-  const CardHost::Locked lock(*host_);
-  host_->clock().ForEachProcess([&](CardProcess& process) {
-    for (const CardContext& context : process.contexts) {
-      if (!context.used || context.server_pid != server.pid || context.error != 0) continue;
-      host_->clock().Break(context, kRpcFailure, 0);
-    }
-  });
-  host_->table().servers[server.index] = {};
-  host_->Advance();
-}
-
-void ControlDaemon::ServersThatEnded() {
-  for (std::size_t i = servers_.size(); i-- > 0;) {
-    siginfo_t end{};
-    const int id = servers_[i].pid;
-    if (::waitid(P_PID, static_cast<id_t>(id), &end, WEXITED | WNOHANG | WNOWAIT) != 0) continue;
-    if (end.si_pid != id) continue;
-    Log("server.log", "Server", fmt::format("Server {} exited", id));
-    EndServer(servers_[i]);
-    servers_.erase(servers_.begin() + static_cast<std::ptrdiff_t>(i));
-  }
-}
-
-// The server's own memory on a GPU, from its first client there on.
-bool ControlDaemon::TakeMemory(const Server& server, int device) {
-  const Target& target = devices_[static_cast<std::size_t>(device)].target;
-  ProcessState process;
-  process.pid = server.pid;
-  process.started = StartTimeOf(server.pid);
-  process.gpu = target.gpu;
-  process.gpu_instance = target.gpu_instance;
-  process.compute_instance = target.compute_instance;
-  process.memory = kMpsServerMemory;
-  return driver_->Update([&](SimState& state) {
-    const bool there = std::ranges::any_of(state.processes, [&](const ProcessState& other) {
-      return other.pid == process.pid && other.gpu == process.gpu &&
-             other.gpu_instance == process.gpu_instance;
-    });
-    if (there) return nvml::kSuccess;
-    const nvml::Return code = Admit(driver_->node(), state, process);
-    if (code == nvml::kSuccess) state.processes.push_back(process);
-    return code;
-  }) == nvml::kSuccess;
 }
 
 // ---- clients ------------------------------------------------------------------------------------
@@ -425,55 +234,139 @@ int ControlDaemon::ClientsOf(int server_pid) const {
   return static_cast<int>(std::ranges::count(clients_, server_pid, &Client::server_pid));
 }
 
-std::string ControlDaemon::Join(int socket, const std::vector<std::string>& words) {
-  const auto refuse = [&](int code) {
-    Log("control.log", "Control", fmt::format("Refused a client with {}", code));
-    return fmt::format("refused {}", code);
-  };
-  if (quitting_ || words.size() != 2) return refuse(kServerNotReady);
-  const auto device = std::ranges::find(devices_, words[1], &SimDevice::uuid);
-  if (device == devices_.end()) return refuse(kNoDevice);
-  Server* const server = StartServer();
-  if (server == nullptr) return refuse(kServerNotReady);
-  const int number = static_cast<int>(device - devices_.begin());
-  if (ClientsOf(server->pid) >= kMpsClientsMax || !TakeMemory(*server, number)) {
-    return refuse(kDeviceUnavailable);
+// CUDA's code, or 0.
+int ControlDaemon::RefusalOf(const Request& request) {
+  if (quitting_) return kConnectionFailed;
+  if (request.uid != ::geteuid() && ::geteuid() != 0) {
+    log_.Control(fmt::format("Failed to start server using uid {}, error: Operation not permitted",
+                             request.uid));
+    return kConnectionFailed;
   }
-  clients_.push_back({socket, NumberIn(words, 0), next_number_++, server->pid, number});
-  Log("server.log", "Server", fmt::format("New client {} connected", words[0]));
-  const auto limit = server->limits.memory.find(number);
+  if (const nvml::Return code = driver_->Meet("mpsConnect"); code != nvml::kSuccess) return code;
+  const bool served = std::ranges::count(devices_, request.device, &SimDevice::uuid) > 0;
+  return served ? 0 : kNoDevice;
+}
+
+int ControlDaemon::RefusalBy(const Server& server, const Request& request) const {
+  if (server.faulted) {
+    const std::string client = fmt::format("{{PID: {}, Context ID: 0}}", request.pid);
+    log_.Server(server.pid,
+                fmt::format("Server teardown in progress. Refusing to accept new client "
+                            "{}",
+                            client));
+    log_.Server(server.pid,
+                fmt::format("Failed to accept client {} with status {}", client, kServerNotReady));
+    return kServerNotReady;
+  }
+  if (ClientsOf(server.pid) >= kMpsClientsMax) {
+    log_.Server(server.pid, fmt::format("Failed to accept new client. Maximum number of clients "
+                                        "({}) reached.",
+                                        kMpsClientsMax));
+    return kMaxClientsReached;
+  }
+  return 0;
+}
+
+std::string ControlDaemon::Join(int socket, const Request& request) {
+  log_.Control("User did not send valid credentials");
+  if (const int code = RefusalOf(request); code != 0) return fmt::format("refused {}", code);
+  const bool fresh = std::ranges::all_of(servers_, &Server::ending);
+  log_.Control(fmt::format(
+      "NEW CLIENT {} from user {}: {}", request.pid, request.uid,
+      fresh ? "Server is not ready, push client to pending list" : "Server already exists"));
+  Server* const server = StartServer(request.uid);
+  if (server == nullptr) return fmt::format("refused {}", kServerNotReady);
+  LookForFaults();
+  if (const int code = RefusalBy(*server, request); code != 0) {
+    return fmt::format("refused {}", code);
+  }
+  const auto found = std::ranges::find(devices_, request.device, &SimDevice::uuid);
+  const int device = static_cast<int>(found - devices_.begin());
+  if (!TakeMemory(*server, device)) return fmt::format("refused {}", kDeviceUnavailable);
+  clients_.push_back({socket, request.pid, next_number_++, server->pid, device, false});
+  LogJoin(clients_.back());
+  // A number counts among the devices that the client sees, whichever the daemon has there.
+  std::int64_t limit = -1;
+  for (const std::string& key : {std::to_string(request.index), request.device}) {
+    const auto one = server->limits.memory.find(key);
+    if (one == server->limits.memory.end()) continue;
+    limit = limit < 0 ? one->second.count : std::min(limit, one->second.count);
+  }
   return fmt::format("joined {} {} {} {}", server->index, server->pid, server->limits.sm_percent,
-                     limit == server->limits.memory.end() ? -1 : limit->second.count);
+                     limit);
+}
+
+// The first context is that of cuInit.
+void ControlDaemon::LogJoin(const Client& client) const {
+  const SimDevice& device = devices_[static_cast<std::size_t>(client.device)];
+  for (const int context : {0, 1}) {
+    const std::string name = fmt::format("{{PID: {}, Context ID: {}}}", client.pid, context);
+    log_.Server(client.server_pid, fmt::format("Client {} connected", name));
+    log_.Server(client.server_pid, fmt::format("Creating worker thread for client {}", name));
+  }
+  log_.Server(client.server_pid,
+              fmt::format("Device {} (uuid {}) is associated", device.name, device.uuid));
+  log_.Server(client.server_pid,
+              fmt::format("Status of client {{PID: {}, Context ID: 1}} is ACTIVE", client.pid));
 }
 
 void ControlDaemon::Leave(std::size_t client) {
   const Client gone = clients_[client];
   ::close(gone.socket);
   clients_.erase(clients_.begin() + static_cast<std::ptrdiff_t>(client));
-  Log("server.log", "Server", fmt::format("Client {} disconnected", gone.pid));
+  {
+    // Killed within a kernel, it takes the others along.
+    const CardHost::Locked lock(*host_);
+    host_->MournClient(gone.pid);
+    host_->Advance();
+  }
+  const auto failed = [&](int context) {
+    log_.Server(gone.server_pid,
+                fmt::format("Server failed to recevie command with status 806, assuming client "
+                            "{{PID: {}, Context ID: {}}} exit",
+                            gone.pid, context));
+  };
+  failed(1);
+  log_.Server(
+      gone.server_pid,
+      fmt::format("Client {{PID: {}, Context ID: 1}} exiting. {}Number of active client "
+                  "contexts is {}.",
+                  gone.pid, gone.lost ? "Worker is in reset. " : "", ClientsOf(gone.server_pid)));
+  failed(0);
+  log_.Server(gone.server_pid, fmt::format("Client process {} disconnected", gone.pid));
   Server* const server = FindServer(gone.server_pid);
-  if (server == nullptr || !server->ending || ClientsOf(server->pid) > 0) return;
-  ::kill(server->pid, SIGKILL);
+  if (server == nullptr) return;
+  const bool still_lost = std::ranges::any_of(
+      clients_, [&](const Client& one) { return one.lost && one.server_pid == server->pid; });
+  if (server->faulted && !still_lost) {
+    server->faulted = false;
+    log_.Server(server->pid, fmt::format("Destroy server context on device {} ({})", gone.device,
+                                         DeviceName(gone.device)));
+  }
+  if (server->ending && ClientsOf(server->pid) == 0) ::kill(server->pid, SIGKILL);
 }
 
-// The client's contexts fail; its neighbours stand still for a moment.
+// The client's contexts fail; its neighbours stand still for a moment. It stays a client until its
+// process ends.
 bool ControlDaemon::Terminate(int server_pid, int client_pid) {
   constexpr int kClientTerminated = 810;
   const auto it = std::ranges::find_if(clients_, [&](const Client& client) {
     return client.pid == client_pid && client.server_pid == server_pid;
   });
   if (it == clients_.end()) return false;
-  {
-    const CardHost::Locked lock(*host_);
-    CardProcess* const process = host_->FindProcess(client_pid);
-    for (int i = 0; process != nullptr && i < kCardContextsMax; ++i) {
-      if (process->contexts[i].used && process->contexts[i].server_pid == server_pid) {
-        host_->clock().BreakOne(*process, i, kClientTerminated, kTerminatePauseNs);
-      }
+  const CardHost::Locked lock(*host_);
+  CardProcess* const process = host_->FindProcess(client_pid);
+  for (int i = 0; process != nullptr && i < kCardContextsMax; ++i) {
+    const CardContext& context = process->contexts[i];
+    if (context.used && context.server_pid == server_pid && context.error == 0) {
+      host_->clock().BreakOne(*process, i, kClientTerminated, kTerminatePauseNs);
     }
-    host_->Advance();
   }
-  Leave(static_cast<std::size_t>(it - clients_.begin()));
+  host_->Advance();
+  log_.Server(server_pid, fmt::format("MPS server requesting client {{PID: {}, Context ID: 1}} to "
+                                      "exit",
+                                      client_pid));
+  log_.Server(server_pid, "Client termination succeeded.");
   return true;
 }
 

@@ -49,12 +49,13 @@ Bytes ContextMemory(double sm_count, bool mps) {
   return Bytes::FromMib(static_cast<std::int64_t>((mps ? mib : mib * kWithoutMps) + 0.5));
 }
 
-// SMs are handed out in pairs.
+// SMs are handed out in whole pairs, and never fewer than eight. Observed on an H200: 5 % are 8 of
+// 132, 10 % are 12, 25 % are 32, 33.3 % are 42, 50 % are 66.
 double CapOf(double percent, int sm_count) {
   constexpr int kPair = 2;
-  const double sms = percent / 100 * sm_count;
-  const int pairs = static_cast<int>((sms + kPair - 1e-9) / kPair);
-  return std::clamp(pairs * kPair, std::min(kPair, sm_count), sm_count);
+  constexpr int kFewest = 8;
+  const int pairs = static_cast<int>((percent / 100 * sm_count + 1e-9) / kPair);
+  return std::clamp(pairs * kPair, std::min(kFewest, sm_count), sm_count);
 }
 
 }  // namespace
@@ -235,6 +236,11 @@ Return CudaDriver::EndContext(SimContext& context) {
 SimContext* CudaDriver::FindContext(const void* handle) {
   const auto it = contexts_.find(handle);
   return it == contexts_.end() ? nullptr : it->second.get();
+}
+
+bool CudaDriver::IsMpsClient() const {
+  return std::ranges::any_of(contexts_,
+                             [](const auto& entry) { return entry.second->mps.has_value(); });
 }
 
 Return CudaDriver::Health(const SimContext& context) {

@@ -120,6 +120,8 @@ class CudaDriver {
   cuda::Return MakeContext(int device, unsigned flags, SimContext** out);
   cuda::Return EndContext(SimContext& context);
   SimContext* FindContext(const void* handle);
+  // Whether one of its contexts is on an MPS server.
+  bool IsMpsClient() const;
   // The error that has befallen it, or kSuccess.
   cuda::Return Health(const SimContext& context);
 

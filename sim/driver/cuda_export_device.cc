@@ -151,6 +151,8 @@ Return Attribute(CudaDriver& driver, const SimDevice& device, int attribute, int
       return Give(facts.compute_capability_major, out);
     case cuda::kComputeCapabilityMinor:
       return Give(facts.compute_capability_minor, out);
+    case cuda::kMpsEnabled:
+      return Give(driver.IsMpsClient() ? 1 : 0, out);
     case 97:
       return Give(227 << 10, out);  // Shared memory of a block that asks.
     default:

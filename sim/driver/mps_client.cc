@@ -61,16 +61,18 @@ MpsAnswer JoinMps(CardHost& host, const std::vector<SimDevice>& devices, int dev
   const int connection = ConnectTo(folder + "/control");
   if (connection < 0) return MpsAnswer::kNoServer;
   const std::string& uuid = devices[static_cast<std::size_t>(device)].uuid;
-  const bool joined = SendText(connection, fmt::format("client {} {}\n", ::getpid(), uuid)) &&
-                      ReadAnswer(ReadLine(connection, kAnswerMs), joining);
+  const bool joined =
+      SendText(connection, fmt::format("client {} {} {}\n", ::getpid(), uuid, device)) &&
+      ReadAnswer(ReadLine(connection, kAnswerMs), joining);
   if (!joined) {
     ::close(connection);
     return MpsAnswer::kRefused;
   }
   joining.grant.connection = connection;
+  std::vector<std::string> uuids;
+  for (const SimDevice& one : devices) uuids.push_back(one.uuid);
   ApplyClientLimits(std::getenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"),
-                    std::getenv("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"), device,
-                    static_cast<int>(devices.size()), joining.grant);
+                    std::getenv("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"), uuids, device, joining.grant);
   return MpsAnswer::kJoined;
 }
 
@@ -79,23 +81,31 @@ void LeaveMps(std::optional<MpsGrant>& grant) {
   grant.reset();
 }
 
-void ApplyClientLimits(const char* percent, const char* limits, int device, int devices,
-                       MpsGrant& grant) {
+void ApplyClientLimits(const char* percent, const char* limits,
+                       const std::vector<std::string>& uuids, int device, MpsGrant& grant) {
   if (percent != nullptr) {
     const std::optional<double> own = ParsePercent(percent);
     if (own) grant.sm_percent = std::min(grant.sm_percent, *own);
   }
   if (limits == nullptr || *limits == '\0') return;
   const auto own = ParseDeviceLimits(limits);
-  const bool good = own && std::ranges::all_of(*own, [&](const MpsDeviceLimit& one) {
-                      return one.device >= 0 && one.device < devices;
-                    });
-  if (!good) {
+  // The place of the device that is meant; -1 where there is none.
+  const auto place = [&](const MpsDeviceLimit& one) {
+    int number = -1;
+    if (ReadNumber(one.device, number)) {
+      return number < static_cast<int>(uuids.size()) ? number : -1;
+    }
+    const auto found = std::ranges::find_if(
+        uuids, [&](const std::string& uuid) { return uuid.starts_with(one.device); });
+    return found == uuids.end() ? -1 : static_cast<int>(found - uuids.begin());
+  };
+  const auto absent = [&](const MpsDeviceLimit& one) { return place(one) < 0; };
+  if (!own || std::ranges::any_of(*own, absent)) {
     grant.memory_limit.reset();
     return;
   }
   for (const MpsDeviceLimit& one : *own) {
-    if (one.device != device) continue;
+    if (place(one) != device) continue;
     grant.memory_limit = std::min(grant.memory_limit.value_or(one.limit), one.limit);
   }
 }

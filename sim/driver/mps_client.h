@@ -47,8 +47,8 @@ void LeaveMps(std::optional<MpsGrant>& grant);
 // The limits that hold for a client: the server's, and those that it sets itself, of which the
 // smaller holds. An SM percentage that is none is ignored. As observed on a real driver, a list of
 // memory limits that is wrong or names a device that isn't there drops all limits, the server's
-// too.
-void ApplyClientLimits(const char* percent, const char* limits, int device, int devices,
-                       MpsGrant& grant);
+// too. `uuids` are those of the devices that the client sees, `device` the place of its own there.
+void ApplyClientLimits(const char* percent, const char* limits,
+                       const std::vector<std::string>& uuids, int device, MpsGrant& grant);
 
 }  // namespace sublet::sim

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -12,7 +13,9 @@
 #include <string>
 #include <string_view>
 
+#include "card_host.h"
 #include "control_daemon.h"
+#include "driver.h"
 #include "mps_wire.h"
 
 namespace sublet::sim {
@@ -24,10 +27,25 @@ void Say(int file, const std::string& text) {
   static_cast<void>(::write(file, text.data(), text.size()) + 1);
 }
 
-// Ends with the daemon, or when it is killed.
-int Server(int parent) {
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  while (::getppid() == parent) ::pause();
+// Ends with the daemon, or when it is killed. Its clients end with it: where the daemon lives, that
+// sees to it (ControlDaemon::EndServer); where it doesn't, nobody else can.
+int Server(int daemon) {
+  sigset_t term;
+  ::sigemptyset(&term);
+  ::sigaddset(&term, SIGTERM);
+  ::sigprocmask(SIG_BLOCK, &term, nullptr);
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  int signal = 0;
+  if (::getppid() == daemon) ::sigwait(&term, &signal);
+  const Result<std::unique_ptr<Driver>> driver = Driver::Start();
+  if (!driver) return 1;
+  const Result<std::unique_ptr<CardHost>> host =
+      CardHost::Open((*driver)->folder(), (*driver)->node());
+  if (!host) return 1;
+  constexpr int kRpcFailure = 806;
+  const CardHost::Locked lock(**host);
+  (*host)->BreakClientsOf(::getpid(), kRpcFailure);
+  (*host)->Advance();
   return 0;
 }
 
@@ -38,11 +56,14 @@ void BlockSignals() {
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
 }
 
-// `ready` is closed once clients may come.
+// `ready` is closed once clients may come. In the foreground, without it, what is logged is
+// printed.
 int Daemon(const std::string& program, int ready) {
   BlockSignals();
+  const std::string logs = ready >= 0 ? MpsLogDirectory() : "";
+  if (!logs.empty()) ::mkdir(logs.c_str(), 0755);
   Result<std::unique_ptr<ControlDaemon>> daemon =
-      ControlDaemon::Open(MpsPipeDirectory(), MpsLogDirectory(), program);
+      ControlDaemon::Open(MpsPipeDirectory(), MpsLog(logs), program);
   if (!daemon) {
     Say(STDERR_FILENO, daemon.error().message + "\n");
     return 1;

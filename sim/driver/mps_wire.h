@@ -2,7 +2,8 @@
 //
 // The control daemon's socket, from both ends: lines of text over a Unix stream socket.
 //
-//   client PID DEVICE-UUID  ->  joined SERVER-INDEX SERVER-PID PERCENT LIMIT-BYTES (-1: none)
+//   client PID DEVICE-UUID INDEX
+//                           ->  joined SERVER-INDEX SERVER-PID PERCENT LIMIT-BYTES (-1: none)
 //                               refused CODE
 //                               The client is one for as long as it keeps the connection.
 //   command WORDS...        ->  the answer's text, then the end of the connection

@@ -14,8 +14,8 @@ std::optional<Bytes> ParseMpsLimit(std::string_view text) {
   constexpr std::int64_t kMost = std::int64_t{1} << 30;  // Of any unit, so that nothing overflows.
   if (ec != std::errc() || number <= 0) return std::nullopt;
   const std::string_view unit(end, static_cast<std::size_t>(last - end));
-  if (unit.empty()) return Bytes{number};
-  if (unit.size() != 1 || number > kMost) return std::nullopt;
+  if (unit.size() > 1 || number > kMost) return std::nullopt;
+  if (unit.empty()) return Bytes::FromMib(number);
   switch (unit.front()) {
     case 'K':
     case 'k':
@@ -44,18 +44,21 @@ std::optional<double> ParsePercent(std::string_view text) {
 }
 
 std::optional<std::vector<MpsDeviceLimit>> ParseDeviceLimits(std::string_view text) {
+  const auto trim = [](std::string_view word) {
+    while (word.starts_with(' ')) word.remove_prefix(1);
+    while (word.ends_with(' ')) word.remove_suffix(1);
+    return word;
+  };
   std::vector<MpsDeviceLimit> limits;
   while (!text.empty()) {
     const std::string_view part = text.substr(0, text.find(','));
     text.remove_prefix(std::min(part.size() + 1, text.size()));
     const std::size_t equals = part.find('=');
     if (equals == std::string_view::npos) return std::nullopt;
-    MpsDeviceLimit one;
-    const auto [end, ec] = std::from_chars(part.data(), part.data() + equals, one.device);
-    const std::optional<Bytes> limit = ParseMpsLimit(part.substr(equals + 1));
-    if (ec != std::errc() || end != part.data() + equals || !limit) return std::nullopt;
-    one.limit = *limit;
-    limits.push_back(one);
+    const std::string_view device = trim(part.substr(0, equals));
+    const std::optional<Bytes> limit = ParseMpsLimit(trim(part.substr(equals + 1)));
+    if (device.empty() || !limit) return std::nullopt;
+    limits.push_back({std::string(device), *limit});
   }
   return limits;
 }

@@ -14,7 +14,7 @@
 
 namespace sublet::sim {
 
-// "600M", "2G", "1024K": binary units, and bytes without one. Empty for anything else.
+// "600M", "2G", "1024K": binary units, and MiB without one. Empty for anything else.
 std::optional<Bytes> ParseMpsLimit(std::string_view text);
 // As the control daemon tells a limit: whole GiB from one up, else MiB.
 std::string FormatMpsLimit(Bytes limit);
@@ -23,10 +23,10 @@ std::string FormatMpsLimit(Bytes limit);
 std::optional<double> ParsePercent(std::string_view text);
 
 struct MpsDeviceLimit {
-  int device = 0;
+  std::string device;  // A number, or a UUID or its beginning.
   Bytes limit;
 };
-// CUDA_MPS_PINNED_DEVICE_MEM_LIMIT: "0=600M,1=1G". Empty where one part is wrong.
+// CUDA_MPS_PINNED_DEVICE_MEM_LIMIT: "0=600M,GPU-10fca55d=1G". Empty where one part is wrong.
 std::optional<std::vector<MpsDeviceLimit>> ParseDeviceLimits(std::string_view text);
 
 // Separated by blanks.

@@ -1,6 +1,7 @@
 // Processes that share the simulated card through MPS: the daemon, its servers and clients, and
 // what a fault of one does to the others.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,10 +9,12 @@
 #include <fstream>
 #include <numeric>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 #include "cuda_crowd.h"
 #include "mps_client.h"
+#include "mps_wire.h"
 #include "mps_words.h"
 
 namespace sublet::sim {
@@ -21,6 +24,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::StartsWith;
 
+constexpr const char* kNvmlLibrary = SUBLET_BINARY_DIR "/lib/sublet-sim/libnvidia-ml.so.1";
 constexpr const char* kControl = SUBLET_BINARY_DIR "/lib/sublet-sim/nvidia-cuda-mps-control";
 
 // A control daemon with a pipe directory of its own, below the crowd's folder.
@@ -28,7 +32,8 @@ class Mps {
  public:
   Mps(const CudaCrowd& crowd, const std::string& name)
       : crowd_(crowd), folder_(crowd.folder() + "/" + name) {
-    pid_ = crowd_.Start(variables(), [] {
+    pid_ = crowd_.Start(variables(), [this] {
+      ::dup2(::open(log_path().c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600), STDOUT_FILENO);
       ::execl(kControl, kControl, "-f", nullptr);
       return 127;
     });
@@ -45,6 +50,19 @@ class Mps {
     return {{"CUDA_MPS_PIPE_DIRECTORY", folder_}, {"CUDA_MPS_LOG_DIRECTORY", folder_ + "-logs"}};
   }
   const std::string& folder() const { return folder_; }
+  int pid() const { return pid_; }
+
+  // In the foreground it prints what it would log.
+  std::string log_path() const { return folder_ + ".log"; }
+  std::string Log() const {
+    std::ifstream file(log_path());
+    std::stringstream text;
+    text << file.rdbuf();
+    return text.str();
+  }
+  void AwaitLog(const std::string& text) const {
+    while (Log().find(text) == std::string::npos) ::sched_yield();
+  }
 
   bool Answers() const { return std::filesystem::exists(folder_ + "/nvidia-cuda-mps-control.pid"); }
 
@@ -114,7 +132,7 @@ TEST(CudaMps, AQuarterOfTheSmsEachMeansNoNeighbour) {
   CudaCrowd crowd("h200");
   const Mps mps(crowd, "a");
   for (const Figures* one : crowd.Run(Times(2, Client(mps, "big", "25")))) {
-    EXPECT_EQ(one->sm_count, 34) << "33, and SMs come in pairs";
+    EXPECT_EQ(one->sm_count, 32) << "33, and SMs come in pairs";
     ExpectNear(one->rate, 2377);
   }
 }
@@ -180,7 +198,7 @@ TEST(CudaMps, ServesFortyEightClients) {
   const Mps mps(crowd, "a");
   const std::vector<Figures*> figures = crowd.Run(Times(50, Client(mps, "small")), 1);
   for (std::size_t i = 0; i < figures.size(); ++i) {
-    EXPECT_EQ(figures[i]->error, i < 48 ? 0 : 46) << i;
+    EXPECT_EQ(figures[i]->error, i < 48 ? 0 : 808) << i;
   }
 }
 
@@ -204,10 +222,13 @@ TEST(CudaMps, EndsOneClientAtACommand) {
   const std::string list = mps.Ask("ps");
   EXPECT_THAT(list, StartsWith("PID       ID    SERVER    DEVICE             NAMESPACE"));
   EXPECT_THAT(list, HasSubstr(std::to_string(pid)));
-  EXPECT_EQ(mps.Ask("terminate_client " + server + " " + std::to_string(pid)), "");
+  EXPECT_EQ(mps.Ask("terminate_client " + server + " " + std::to_string(pid)), "0\n");
   int status = 0;
   ::waitpid(pid, &status, 0);
   EXPECT_EQ(WEXITSTATUS(status), 810 & 0xFF);
+  mps.AwaitLog("Client process " + std::to_string(pid) + " disconnected");
+  EXPECT_THAT(mps.Log(), HasSubstr("MPS server requesting client {PID: " + std::to_string(pid) +
+                                   ", Context ID: 1} to exit"));
   EXPECT_EQ(mps.Ask("get_server_list"), server + "\n") << "the server stays";
 }
 
@@ -272,24 +293,219 @@ TEST(CudaMps, MemoryEndsAtTheLimitWithTheContextCountedIn) {
   });
   int status = 0;
   ::waitpid(pid, &status, 0);
-  // 14 SMs' context has 78 MiB, which leaves 261 pieces of 2 MiB.
-  EXPECT_EQ(WEXITSTATUS(status), 261 & 0xFF);
+  // 12 SMs' context has 72 MiB, which leaves 264 pieces of 2 MiB: as on an H200.
+  EXPECT_EQ(WEXITSTATUS(status), 264 & 0xFF);
+}
+
+// A client that has a context and waits until it is told to go; or says which error it met.
+class IdleClient {
+ public:
+  IdleClient(const CudaCrowd& crowd, const std::map<std::string, std::string>& variables,
+             bool works_long = false)
+      : works_long_(works_long) {
+    EXPECT_EQ(::pipe(ready_), 0);
+    EXPECT_EQ(::pipe(go_), 0);
+    pid_ = crowd.Start(variables, [this] { return Body(); });
+    ::close(ready_[1]);
+    ::close(go_[0]);
+    EXPECT_EQ(::read(ready_[0], &error_, sizeof error_), static_cast<ssize_t>(sizeof error_));
+  }
+  ~IdleClient() {
+    ::close(ready_[0]);
+    End();
+  }
+  IdleClient(const IdleClient&) = delete;
+  IdleClient& operator=(const IdleClient&) = delete;
+
+  int pid() const { return pid_; }
+  int error() const { return error_; }  // Of making its context.
+  void Kill() {
+    ::kill(pid_, SIGKILL);
+    End();
+  }
+  // It goes of its own; its exit status is the error that has befallen it meanwhile.
+  int End() {
+    if (go_[1] >= 0) ::close(std::exchange(go_[1], -1));
+    if (pid_ > 0) ::waitpid(std::exchange(pid_, -1), &status_, 0);
+    return WEXITSTATUS(status_);
+  }
+
+ private:
+  int Body() {
+    ::close(go_[1]);
+    const SimCuda cuda;
+    cuda::Context context = nullptr;
+    int code = cuda.init(0);
+    if (code == 0) code = cuda.context_retain(&context, 0);
+    if (code == 0) code = cuda.context_set_current(context);
+    if (works_long_) {
+      cuda::Module module = nullptr;
+      cuda::Function spin = nullptr;
+      cuda.module_load(&module, kTestPtx.data());
+      cuda.module_function(&spin, module, "sublet_spin");
+      unsigned long long where = 0;
+      unsigned long long iterations = 46'000ull * 30'000;  // 2.8 s
+      void* parameters[] = {&where, &iterations};
+      cuda.launch(spin, 16, 1, 1, 256, 1, 1, 0, nullptr, parameters, nullptr);
+    }
+    static_cast<void>(::write(ready_[1], &code, sizeof code) == sizeof code);
+    char byte = 0;
+    static_cast<void>(::read(go_[0], &byte, 1) == 1);
+    return cuda.context_synchronize() & 0xFF;
+  }
+
+  const bool works_long_;
+  int pid_ = 0;
+  int error_ = -1;
+  int status_ = 0;
+  int ready_[2] = {-1, -1};
+  int go_[2] = {-1, -1};
+};
+
+TEST(CudaMps, LogsAClientsLife) {
+  CudaCrowd crowd("h200");
+  const Mps mps(crowd, "a");
+  IdleClient client(crowd, mps.variables());
+  const std::string pid = std::to_string(client.pid());
+  client.End();
+  mps.AwaitLog("Client process " + pid + " disconnected");
+  const std::string log = mps.Log();
+  for (const std::string& line :
+       {"Control " + fmt::format("{:5}", mps.pid()) + "] Starting control daemon using socket ",
+        "] NEW CLIENT " + pid + " from user " + std::to_string(::geteuid()) +
+            ": Server is not ready, push client to pending list\n",
+        std::string("] Server has started\n"),
+        "] Client {PID: " + pid + ", Context ID: 0} connected\n",
+        "] Status of client {PID: " + pid + ", Context ID: 1} is ACTIVE\n",
+        "] Client {PID: " + pid + ", Context ID: 1} exiting. Number of active client contexts is " +
+            "0.\n"}) {
+    EXPECT_THAT(log, HasSubstr(line));
+  }
+}
+
+TEST(CudaMps, AFaultedServerTakesNobodyUntilItsVictimsAreGone) {
+  CudaCrowd crowd("h200");
+  const Mps mps(crowd, "a");
+  IdleClient victim(crowd, mps.variables());
+  Member culprit = Client(mps, "small");
+  culprit.poke_at_ms = 5;
+  culprit.keeps_time = false;
+  EXPECT_EQ(crowd.Run({culprit}, 100)[0]->error, 700);
+  mps.AwaitLog("] Server is handling a fatal GPU error.\n");
+  mps.AwaitLog("Client {PID: " + std::to_string(victim.pid()) +
+               ", Context ID: 1} on device 0 to be torn down");
+  std::string server = mps.Ask("get_server_list");
+  server.pop_back();
+  EXPECT_EQ(mps.Ask("get_server_status " + server), "FAULT\n");
+  EXPECT_EQ(IdleClient(crowd, mps.variables()).error(), 807);
+  EXPECT_EQ(victim.End(), 700 & 0xFF);
+  mps.AwaitLog("Destroy server context on device 0");
+  EXPECT_EQ(mps.Ask("get_server_status " + server), "ACTIVE\n");
+  EXPECT_EQ(IdleClient(crowd, mps.variables()).error(), 0);
+  EXPECT_EQ(mps.Ask("get_server_list"), server + "\n") << "the same one";
+}
+
+TEST(CudaMps, AClientKilledWithinALongKernelTakesItsNeighboursAlong) {
+  CudaCrowd crowd("h200");
+  const Mps mps(crowd, "a");
+  IdleClient neighbour(crowd, mps.variables());
+  IdleClient busy(crowd, mps.variables(), true);
+  busy.Kill();
+  mps.AwaitLog("] Server is handling a fatal GPU error.\n");
+  EXPECT_EQ(neighbour.End(), 700 & 0xFF);
+}
+
+TEST(CudaMps, ATerminatedClientCanBeKilledWithoutHarm) {
+  CudaCrowd crowd("h200");
+  const Mps mps(crowd, "a");
+  IdleClient neighbour(crowd, mps.variables());
+  IdleClient busy(crowd, mps.variables(), true);
+  std::string server = mps.Ask("get_server_list");
+  server.pop_back();
+  const std::string pid = std::to_string(busy.pid());
+  EXPECT_EQ(mps.Ask("terminate_client " + server + " " + pid), "0\n");
+  EXPECT_THAT(mps.Ask("get_client_list " + server), HasSubstr(pid)) << "until it has ended";
+  busy.Kill();
+  mps.AwaitLog("Client process " + pid + " disconnected");
+  EXPECT_EQ(neighbour.End(), 0);
+}
+
+TEST(CudaMps, TheServerGoesWithItsDaemonAndTheClientsSeeIt) {
+  CudaCrowd crowd("h200");
+  const Mps mps(crowd, "a");
+  IdleClient client(crowd, mps.variables());
+  std::string server = mps.Ask("get_server_list");
+  server.pop_back();
+  ::kill(mps.pid(), SIGKILL);
+  while (std::filesystem::exists("/proc/" + server)) ::sched_yield();
+  EXPECT_EQ(client.End(), 806 & 0xFF);
+  EXPECT_TRUE(mps.Answers()) << "its files stay";
+}
+
+TEST(CudaMps, AKilledServerIsReplacedForTheNextClient) {
+  CudaCrowd crowd("h200");
+  const Mps mps(crowd, "a");
+  IdleClient client(crowd, mps.variables());
+  std::string server = mps.Ask("get_server_list");
+  server.pop_back();
+  ::kill(std::stoi(server), SIGKILL);
+  mps.AwaitLog("] Server " + server + " exited with status 0\n");
+  EXPECT_EQ(client.End(), 806 & 0xFF);
+  EXPECT_EQ(IdleClient(crowd, mps.variables()).error(), 0);
+  EXPECT_NE(mps.Ask("get_server_list"), server + "\n");
+}
+
+TEST(CudaMps, QuitWithATimeDoesNotWaitForClients) {
+  CudaCrowd crowd("h200");
+  const Mps mps(crowd, "a");
+  IdleClient client(crowd, mps.variables());
+  mps.Ask("quit -t 0");
+  mps.AwaitLog("] Exit with status 0\n");
+  EXPECT_EQ(client.End(), 806 & 0xFF);
+}
+
+TEST(CudaMps, ADaemonThatIsToHangAnswersNobody) {
+  CudaCrowd crowd("h200");
+  const Mps mps(crowd, "a");
+  EXPECT_EQ(mps.Ask("get_server_list"), "");
+  const pid_t asker = crowd.Start(mps.variables(), [&] {
+    void* const nvml = ::dlopen(kNvmlLibrary, RTLD_NOW);
+    const auto init = reinterpret_cast<int (*)()>(::dlsym(nvml, "nvmlInit_v2"));
+    const auto fault = reinterpret_cast<int (*)(const char*)>(::dlsym(nvml, "subletSimFault"));
+    if (init() != 0 || fault("hang=mpsCommand") != 0) return 1;
+    const int socket = ConnectTo(mps.folder() + "/control");
+    SendText(socket, "command get_server_list\n");
+    return ReadAll(socket, 100) ? 2 : 0;
+  });
+  int status = 0;
+  ::waitpid(asker, &status, 0);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  ::kill(mps.pid(), SIGKILL);
 }
 
 TEST(MpsClientLimits, AListThatNamesAnAbsentDeviceDropsAllLimits) {
-  MpsGrant grant{.memory_limit = 600_MiB};
-  ApplyClientLimits(nullptr, "0=500M", 0, 1, grant);
-  EXPECT_EQ(grant.memory_limit, 500_MiB);
-  ApplyClientLimits(nullptr, "0=700M", 0, 1, grant);
-  EXPECT_EQ(grant.memory_limit, 500_MiB);
-  ApplyClientLimits(nullptr, "0=500M,7=1G", 0, 1, grant);
-  EXPECT_EQ(grant.memory_limit, std::nullopt);
+  const std::vector<std::string> uuids = {"GPU-aa01", "GPU-bb02"};
+  const auto limited = [&](const char* limits, int device) {
+    MpsGrant grant;
+    grant.memory_limit = 600_MiB;
+    ApplyClientLimits(nullptr, limits, uuids, device, grant);
+    return grant.memory_limit;
+  };
+  EXPECT_EQ(limited("0=500M", 0), 500_MiB);
+  EXPECT_EQ(limited("0=500", 0), 500_MiB);
+  EXPECT_EQ(limited("0=700M", 0), 600_MiB);
+  EXPECT_EQ(limited("", 0), 600_MiB);
+  EXPECT_EQ(limited("1=500M", 0), 600_MiB);
+  EXPECT_EQ(limited("GPU-bb=500M", 1), 500_MiB);
+  EXPECT_EQ(limited("0=500M,7=1G", 0), std::nullopt);
+  EXPECT_EQ(limited("0=500M,GPU-cc03=1G", 0), std::nullopt);
+  EXPECT_EQ(limited("nonsense", 0), std::nullopt);
 }
 
 TEST(MpsWords, ReadsLimits) {
   EXPECT_EQ(ParseMpsLimit("600M"), 600_MiB);
   EXPECT_EQ(ParseMpsLimit("2g"), 2_GiB);
-  EXPECT_EQ(ParseMpsLimit("4096"), Bytes{4096});
+  EXPECT_EQ(ParseMpsLimit("600"), 600_MiB) << "without a unit";
   for (const char* bad : {"", "M", "-1M", "1T", "1MB", "0", "99999999999G"}) {
     EXPECT_EQ(ParseMpsLimit(bad), std::nullopt) << bad;
   }
