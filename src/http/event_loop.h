@@ -16,6 +16,8 @@
 // What may surprise:
 // - A lambda that is itself a coroutine must outlive its run, captures included. Give coroutines
 //   parameters instead of captures.
+// - GCC 12 destroys twice what is made by braces inside an expression that has a co_await in it:
+//   `co_await Say(Word{"a", "b"})` frees both strings two times. Give such a value a name first.
 // - What is between two co_awaits runs without a break; after a co_await everything may have
 //   changed.
 // - A coroutine that is cancelled gets boost::system::system_error out of its co_await. Work on

@@ -4,7 +4,7 @@
 // end of a UNIX socket, bounds what anyone can make it hold, and streams.
 //
 //   Task<void> Answer(Node& node, HttpRequest request, Responder& responder) {
-//     if (request.path != "/v1/status") co_return co_await responder.Refuse({kNotFound, ...});
+//     if (request.path != "/v1/status") co_return co_await responder.Refuse(kNotFound, ...);
 //     co_await responder.Send(200, kJsonType, NodeStatusToJson(node.Status()).dump());
 //   }
 //   ASSIGN_OR_RETURN(auto server, HttpServer::Open(loop, {}, [&](HttpRequest r, Responder& to) {
@@ -79,8 +79,11 @@ class Responder {
  public:
   // A whole answer.
   Task<Status> Send(int status, std::string_view content_type, std::string body);
-  // The error as JSON, with its status.
-  Task<Status> Refuse(Error error);
+  // The error as JSON, with its status. There is no Refuse({code, "...", "..."}): GCC 12 destroys
+  // an aggregate twice that is made inside a co_await.
+  Task<Status> Refuse(ErrorCode code, std::string message, std::string hint = "");
+  Task<Status> Refuse(const Error& error);
+  Task<Status> Refuse(Error&& error) = delete;
 
   // An answer in parts: Begin, any number of Write, End. An empty Write writes nothing.
   Task<Status> Begin(int status, std::string_view content_type,

@@ -9,9 +9,12 @@ Task<Status> Responder::Send(int status, std::string_view content_type, std::str
   return connection_.Send(status, content_type, std::move(body));
 }
 
-Task<Status> Responder::Refuse(Error error) {
-  const int status = HttpStatusOf(error.code);
-  return connection_.Send(status, kJsonType, ErrorBody(error));
+Task<Status> Responder::Refuse(ErrorCode code, std::string message, std::string hint) {
+  return Refuse(static_cast<const Error&>(Error{code, std::move(message), std::move(hint)}));
+}
+
+Task<Status> Responder::Refuse(const Error& error) {
+  return connection_.Send(HttpStatusOf(error.code), kJsonType, ErrorBody(error));
 }
 
 Task<Status> Responder::Begin(int status, std::string_view content_type, WhenPeerGone when_gone) {
