@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <exception>
 #include <system_error>
@@ -15,6 +17,13 @@ namespace sublet {
 bool WantsColour() {
   const char* const no_colour = std::getenv("NO_COLOR");
   return ::isatty(STDOUT_FILENO) != 0 && (no_colour == nullptr || *no_colour == '\0');
+}
+
+void AddSocketOption(CLI::App& verb, std::string& socket) {
+  verb.add_option("--socket", socket,
+                  "The node daemon's socket (also SUBLET_SOCKET; default: the system's, else "
+                  "this user's)")
+      ->type_name("PATH");
 }
 
 std::string UtcNow() {
@@ -34,6 +43,18 @@ int Report(const Error& error) {
   return ExitStatus(error.code);
 }
 
+// Takes the command behind "--" off the arguments of a verb that has one; returns how many are
+// left.
+int CutCommand(Program& program, int argc, char** argv) {
+  if (argc < 2 || !program.before_command.contains(argv[1])) return argc;
+  char** const end = argv + argc;
+  char** const mark =
+      std::find_if(argv + 2, end, [](const char* word) { return std::strcmp(word, "--") == 0; });
+  if (mark == end) return argc;
+  program.command.assign(mark + 1, end);
+  return static_cast<int>(mark - argv);
+}
+
 int Main(int argc, char** argv) {
   Program program;
   program.app.set_version_flag("--version", "sublet " SUBLET_VERSION);
@@ -45,7 +66,15 @@ int Main(int argc, char** argv) {
   AddPlanVerb(program);
   AddRenderVerb(program);
   AddMigVerb(program);
+  AddRunVerb(program);
+  AddUpVerb(program);
+  AddDownVerb(program);
+  AddLogsVerb(program);
+  AddEventsVerb(program);
+  AddRestartVerb(program);
   AddMeasureWorkerVerb(program);
+  AddMpsProbeVerb(program);
+  argc = CutCommand(program, argc, argv);
   try {
     program.app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

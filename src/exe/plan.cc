@@ -2,13 +2,13 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
 #include "base/files.h"
+#include "exe/fleet_file.h"
 #include "exe/program.h"
 #include "exe/this_node.h"
 #include "model/document.h"
@@ -52,19 +52,6 @@ Result<std::optional<Inventory>> NodeFor(const Flags& flags, const Fleet& fleet)
   return node;
 }
 
-Result<BoardCatalogue> CatalogueFor(const Flags& flags) {
-  if (flags.boards.empty()) return BuiltInBoards();
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.boards, kDocumentBytesMax));
-  ASSIGN_OR_RETURN(const BoardCatalogue own, ParseBoards(text, flags.boards));
-  return MergeBoards(BuiltInBoards(), own);
-}
-
-Result<Calibration> CalibrationFor(const Flags& flags) {
-  if (flags.calibration.empty()) return DefaultCalibration();
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.calibration, kDocumentBytesMax));
-  return ParseCalibration(text, flags.calibration);
-}
-
 Result<std::optional<Plan>> CurrentFor(const Flags& flags) {
   std::optional<Plan> current;
   if (flags.current.empty()) return current;
@@ -73,25 +60,12 @@ Result<std::optional<Plan>> CurrentFor(const Flags& flags) {
   return current;
 }
 
-// Files that the fleet names lie beside it.
-FileLoader LoaderBeside(const std::string& fleet) {
-  const std::filesystem::path folder =
-      fleet == "-" ? std::filesystem::path() : std::filesystem::path(fleet).parent_path();
-  return [folder](const std::string& path) {
-    return ReadFile((folder / path).string(), kDocumentBytesMax);
-  };
-}
-
 Result<int> MakeAndWrite(const Flags& flags) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.fleet, kDocumentBytesMax));
-  PlanRequest request;
-  ASSIGN_OR_RETURN(request.fleet, ParseFleet(text, flags.fleet, LoaderBeside(flags.fleet)));
-  ASSIGN_OR_RETURN(const BoardCatalogue catalogue, CatalogueFor(flags));
-  ASSIGN_OR_RETURN(const Calibration calibration, CalibrationFor(flags));
-  ASSIGN_OR_RETURN(const std::optional<Inventory> node, NodeFor(flags, request.fleet));
+  const PlanFiles files{flags.fleet, flags.calibration, flags.boards};
+  ASSIGN_OR_RETURN(const PlanInputs inputs, ReadPlanInputs(files));
+  ASSIGN_OR_RETURN(const std::optional<Inventory> node, NodeFor(flags, inputs.fleet));
   ASSIGN_OR_RETURN(const std::optional<Plan> current, CurrentFor(flags));
-  request.catalogue = &catalogue;
-  request.calibration = &calibration;
+  PlanRequest request = inputs.Request();
   if (node) request.node = &*node;
   if (current) request.current = &*current;
   ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));

@@ -19,7 +19,9 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 
@@ -28,10 +30,17 @@ namespace sublet {
 struct Program {
   CLI::App app{"One GPU for many tenants, and what it costs each of them", "sublet"};
   std::function<Result<int>()> chosen;
+  // Verbs that a command follows, after "--". It is cut off before the flags are parsed, since it
+  // is another program's: a word of it may look like a flag or a list of ours.
+  std::set<std::string, std::less<>> before_command;
+  std::vector<std::string> command;
 };
 
 // Colours are for a person at a terminal who hasn't said otherwise (no-color.org).
 bool WantsColour();
+
+// The flag of all verbs that talk to the node's daemon (exe/node_place.h).
+void AddSocketOption(CLI::App& verb, std::string& socket);
 
 // "2026-11-21T10:00:00Z": for what a file says of itself.
 std::string UtcNow();
@@ -43,6 +52,13 @@ void AddProfileVerb(Program& program);
 void AddPlanVerb(Program& program);
 void AddRenderVerb(Program& program);
 void AddMigVerb(Program& program);
+void AddRunVerb(Program& program);
+void AddUpVerb(Program& program);
+void AddDownVerb(Program& program);
+void AddLogsVerb(Program& program);
+void AddEventsVerb(Program& program);
+void AddRestartVerb(Program& program);
 void AddMeasureWorkerVerb(Program& program);  // Hidden.
+void AddMpsProbeVerb(Program& program);       // Hidden.
 
 }  // namespace sublet
