@@ -171,6 +171,19 @@ std::set<std::string> UnorderedNames(std::string_view code) {
   return names;
 }
 
+// From `at` to the end of the statement, or of the parentheses that the expression stands in.
+std::size_t ExpressionLength(std::string_view code, std::size_t at) {
+  int depth = 0;
+  std::size_t end = at;
+  for (; end < code.size(); ++end) {
+    const char c = code[end];
+    if (c == '(' || c == '[' || c == '{') ++depth;
+    if (c == ')' || c == ']' || c == '}') --depth;
+    if (depth < 0 || (c == ';' && depth == 0)) break;
+  }
+  return end - at;
+}
+
 }  // namespace
 
 std::string Format(const Finding& finding) {
@@ -340,6 +353,28 @@ std::vector<Finding> CheckUnorderedIteration(const SourceFile& file) {
       findings.push_back({file.path, static_cast<int>(i) + 1,
                           fmt::format("order of a hash table reaches the output: {}", name)});
     }
+  }
+  return findings;
+}
+
+std::vector<Finding> CheckCoAwait(const SourceFile& file) {
+  // What has nothing to destroy is safe: references, `this`, no captures at all; and so is `{}`.
+  static const std::regex kOwningLambda(R"([(,]\s*\[(?:[^\]]*[,\s])?(?!this\b)[\w=*][^\]]*\])");
+  static const std::regex kBraces(R"(((\b[A-Z]\w*)|[(,]\s*)\{\s*[^}\s])");
+  std::vector<Finding> findings;
+  const std::string code = BlankCommentsAndLiterals(file.text);
+  constexpr std::string_view kAwait = "co_await";
+  for (std::size_t at = code.find(kAwait); at != std::string::npos;
+       at = code.find(kAwait, at + 1)) {
+    if (at > 0 && IsWordCharacter(code[at - 1])) continue;
+    const std::string expression = code.substr(at, ExpressionLength(code, at));
+    if (!std::regex_search(expression, kOwningLambda) && !std::regex_search(expression, kBraces)) {
+      continue;
+    }
+    const auto line =
+        1 + std::count(code.begin(), code.begin() + static_cast<std::ptrdiff_t>(at), '\n');
+    findings.push_back({file.path, static_cast<int>(line),
+                        "made inside a co_await, GCC 12 destroys it twice: give it a name first"});
   }
   return findings;
 }

@@ -63,6 +63,9 @@ std::vector<Finding> CheckFunctionLength(const SourceFile& file);
 std::vector<Finding> CheckHeaderForm(const SourceFile& file);
 // Loops over unordered containers in plan/ and render/, whose output must not depend on a hash.
 std::vector<Finding> CheckUnorderedIteration(const SourceFile& file);
+// Values made by braces, and lambdas that capture more than references and `this`, within an
+// expression that has a co_await in it: GCC 12 destroys them twice. A name for them is the way out.
+std::vector<Finding> CheckCoAwait(const SourceFile& file);
 
 // Types of the same name in two modules' headers. All are in one namespace, and the linker takes
 // one of the two for both: the program then reads one's fields at the other's offsets.

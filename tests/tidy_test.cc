@@ -185,6 +185,26 @@ TEST(TidySample, FindsALoopOverAHashTable) {
   EXPECT_THAT(CheckUnorderedIteration({"src/plan/a.cc", declared + "counts.find(1);"}), IsEmpty());
 }
 
+TEST(TidySample, FindsWhatIsMadeInsideACoAwait) {
+  const auto found = [](const std::string& statement) {
+    return CheckCoAwait({"src/node/a.cc", "Task<void> F() {\n  " + statement + "\n}\n"}).size();
+  };
+  EXPECT_EQ(found("co_await Say({code, \"a\"});"), 1u);
+  EXPECT_EQ(found("co_await Say(Error{code, \"a\"});"), 1u);
+  EXPECT_EQ(found("if (!co_await Say(1, Error{code})) return;"), 1u);
+  EXPECT_EQ(found("co_await Run([wanted](int x) { return wanted; });"), 1u);
+  EXPECT_EQ(found("co_await Run(\n      [this, wanted] { return 1; }, to);"), 1u);
+  EXPECT_EQ(found("co_await Run([&a, b = std::move(c)] { return b; });"), 1u);
+  EXPECT_EQ(found("co_await Run([=] { return b; });"), 1u);
+  EXPECT_EQ(found("co_await Run([this](int x) { if (x) { Say(); } });"), 0u);
+  EXPECT_EQ(found("co_await Run([&] { return 1; });"), 0u);
+  EXPECT_EQ(found("co_await Run([&a, this] { return a; });"), 0u);
+  EXPECT_EQ(found("co_await Run([] { return a[b]; });"), 0u);
+  EXPECT_EQ(found("co_await Say(std::exchange(why_, {}), rows[i]);"), 0u);
+  EXPECT_EQ(found("if (co_await Say(a)) { Error e{b}; }"), 0u);
+  EXPECT_EQ(found("Error e{b};\n  co_await Say(e);  // {b}"), 0u);
+}
+
 TEST(TidySample, FindsTypesOfOneName) {
   const std::string seat = "namespace sublet {\nstruct Seat {\n  int x;\n};\n";
   EXPECT_THAT(CheckTypesAreUnique({{"src/plan/a.h", seat}, {"src/render/b.h", seat}}),
@@ -271,6 +291,10 @@ TEST(TidyRepository, TypesHaveNamesOfTheirOwn) {
 
 TEST(TidyRepository, HeadersHaveTheirForm) {
   ExpectNone(FindAll(IsCxx, CheckHeaderForm));
+}
+
+TEST(TidyRepository, NothingIsMadeInsideACoAwait) {
+  ExpectNone(FindAll(IsCxx, CheckCoAwait));
 }
 
 TEST(TidyRepository, NoHashOrderReachesOutput) {
