@@ -43,6 +43,7 @@ Json DomainStatusToJson(const DomainStatus& status) {
   PutField(json, "pipe_directory", status.pipe_directory);
   json["clients"] = status.clients;
   json["restarts"] = status.restarts;
+  PutField(json, "sm_used_percent", status.sm_used_percent);
   json["limits_confirmed"] = status.limits_confirmed;
   return json;
 }
@@ -101,6 +102,7 @@ Result<DomainStatus> ReadDomainStatus(const Node& node) {
   in.Optional("pipe_directory", status.pipe_directory);
   in.Required("clients", status.clients, kCount);
   in.Required("restarts", status.restarts, kCount);
+  in.Optional("sm_used_percent", status.sm_used_percent, kPercent);
   in.Required("limits_confirmed", status.limits_confirmed);
   RETURN_IF_ERROR(in.Finish());
   return status;

@@ -63,6 +63,8 @@ struct DomainStatus {
   std::string pipe_directory;
   int clients = 0;
   int restarts = 0;
+  // Of the device, of all its clients together: the driver doesn't tell them apart.
+  std::optional<double> sm_used_percent = {};
   bool limits_confirmed = false;  // A probe client allocated to the wall and met it.
 };
 

@@ -8,7 +8,7 @@
 // name for the same figure, it is given under that name too, with that program's labels, so that
 // dashboards made for it work.
 //
-// The number of series is bounded: a handful for each GPU, domain and tenant, and seven for each
+// The number of series is bounded: a handful for each GPU, domain and tenant, and ten for each
 // share up to kMetricsSharesMax; shares past that are counted in sublet_shares_omitted and in their
 // tenant's sums. Label values are cut at kMetricsLabelMax bytes.
 //

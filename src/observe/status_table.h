@@ -4,8 +4,8 @@
 //
 //   std::fputs(StatusTable(status, {.columns = 120, .colour = true}).c_str(), stdout);
 //
-// A limit that nobody enforces is marked "not enforced" in its cell; a figure that the driver
-// doesn't tell is "-".
+// A limit that nobody enforces is marked with "!", and said below in words; a figure that the
+// driver doesn't tell is "-" or "?".
 //
 // Thread safety: pure.
 #pragma once

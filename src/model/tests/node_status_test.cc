@@ -64,6 +64,7 @@ NodeStatus FullStatus() {
   domain.pipe_directory = "/run/sublet/mps/gpu0-search";
   domain.clients = 2;
   domain.restarts = 1;
+  domain.sm_used_percent = 42;
   domain.limits_confirmed = true;
   status.domains.push_back(domain);
   status.shares.push_back(FullShareStatus());
@@ -81,6 +82,7 @@ TEST(NodeStatus, ReadsBackWhatItWrote) {
   EXPECT_EQ(read->shares[0].memory_used, 9_GiB);
   ASSERT_EQ(read->domains.size(), 1u);
   EXPECT_EQ(read->domains[0].state, DomainState::kFaulted);
+  EXPECT_EQ(read->domains[0].sm_used_percent, 42);
   EXPECT_TRUE(read->domains[0].limits_confirmed);
   ASSERT_EQ(read->gpus.size(), 1u);
   EXPECT_EQ(read->gpus[0].foreign[0].memory, 1_GiB);
