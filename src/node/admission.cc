@@ -13,7 +13,7 @@
 
 #include "base/check.h"
 #include "model/document.h"
-#include "model/enforcer.h"
+#include "node/enforcement.h"
 #include "node/refusal.h"
 #include "node/tenancy.h"
 
@@ -45,29 +45,6 @@ std::string DomainNameFor(const Device& device, const std::string& tenant) {
   const std::string part = device.mig_uuid.empty() ? "" : device.mig_uuid.substr(4, 8) + "-";
   // The planner's names begin with "gpu", so a plan that comes up later has none of these.
   return fmt::format("run-gpu{}-{}{}", device.gpu_index, part, fit);
-}
-
-Enforcement By(const char* what, std::string_view by, bool enforced) {
-  return {what, std::string(by), enforced};
-}
-
-std::vector<Enforcement> Alone(const Device& device, bool mig) {
-  const std::string_view by = mig || !device.mig_uuid.empty() ? kByMigInstance : kByWholeGpu;
-  return {By("memory", by, true), By("sm", by, true), By("fault", by, true)};
-}
-
-std::vector<Enforcement> EnforcementOf(const ShareRequest& request, SharingMode mode,
-                                       const Device& device) {
-  if (!IsSharedMode(mode)) return Alone(device, mode == SharingMode::kMig);
-  if (mode == SharingMode::kTimeSlicing) {
-    return {By("memory", kNoMemoryEnforcer, false), By("sm", kNoSmEnforcer, false),
-            By("fault", kByOwnProcess, true)};
-  }
-  const bool capped = request.sm_percent.value_or(100) < 100;
-  return {request.memory ? By("memory", kByMpsMemoryLimit, true)
-                         : By("memory", kNoMemoryEnforcer, false),
-          capped ? By("sm", kByMpsThreadPercentage, true) : By("sm", kNoSmCap, false),
-          By("fault", kByTenantsServer, true)};
 }
 
 // One way to grant the request.
@@ -107,6 +84,10 @@ class Admission {
     } else {
       Try(SharingMode::kMps);
       if (!best_) Try(SharingMode::kMig);
+      // Of a GPU in MIG mode the second try has spoken, of the others the first.
+      std::erase_if(refusals_, [](const Refusal& refusal) {
+        return refusal.why == Why::kMigMode || refusal.why == Why::kNotMig;
+      });
     }
     if (best_) return GrantOf(*best_);
     return tl::unexpected<Error>(
@@ -271,6 +252,11 @@ class Admission {
     const bool sm_fits =
         !domain.sm_percent || request_.sm_percent.value_or(100) <= *domain.sm_percent;
     if (!memory_fits || !sm_fits) {
+      // Its limits come from the quota, as that was when it was started.
+      if (std::string problem = QuotaProblem(candidate); !problem.empty()) {
+        Refuse(Why::kQuota, device, candidate.mode, std::move(problem));
+        return false;
+      }
       Refuse(Why::kDomainLimits, device, candidate.mode,
              fmt::format("has MPS domain {}, whose server was started with {}", domain.name,
                          memory_fits ? fmt::format("{} % of the SMs", *domain.sm_percent)
@@ -356,13 +342,14 @@ class Admission {
   // --- The choice
   // ---------------------------------------------------------------------------------
 
-  // Smaller is better.
+  // Smaller is better. What is held alone is compared by its size, what is shared by the rest.
   static auto Rank(const Candidate& candidate) {
     const Device& device = *candidate.device;
     const bool mig = candidate.mode == SharingMode::kMig;
-    const bool second = mig ? candidate.offer != nullptr : candidate.domain == nullptr;
+    const bool shared = IsSharedMode(candidate.mode);
+    const bool second = mig ? candidate.offer != nullptr : shared && candidate.domain == nullptr;
     const int sm_count = candidate.offer != nullptr ? candidate.offer->sm_count : device.sm_count;
-    return std::tuple(second, candidate.left - (mig ? Bytes{} : candidate.memory),
+    return std::tuple(second, candidate.left - (shared ? candidate.memory : Bytes{}),
                       mig ? sm_count : 0, device.gpu_index);
   }
 
@@ -389,6 +376,12 @@ class Admission {
   std::string QuotaProblem(const Candidate& candidate) const {
     if (quota_.shares && held_.shares >= *quota_.shares) {
       return fmt::format("tenant {} may hold {} shares, and holds them", tenant_, *quota_.shares);
+    }
+    if (quota_.gpu_memory && IsSharedMode(candidate.mode) && !request_.memory) {
+      return fmt::format(
+          "tenant {} has a quota of GPU memory, so a share of it must say how much: "
+          "--gpu-memory",
+          tenant_);
     }
     if (quota_.gpu_memory && held_.memory + candidate.memory > *quota_.gpu_memory) {
       return fmt::format("tenant {} may hold {} of GPU memory and holds {}: no {} more", tenant_,
@@ -440,7 +433,12 @@ class Admission {
     if (quota_.gpu_memory && *quota_.gpu_memory < device.memory) {
       domain.memory_limit = Bytes::FromMib(quota_.gpu_memory->mib());
     }
-    if (quota_.sm_percent && *quota_.sm_percent < 100) domain.sm_percent = *quota_.sm_percent;
+    if (quota_.sm_percent) {
+      const bool known = device.sm_count > 0 && device.gpu_sm_count > 0;
+      const int of_device =
+          known ? *quota_.sm_percent * device.gpu_sm_count / device.sm_count : *quota_.sm_percent;
+      if (of_device < 100) domain.sm_percent = std::max(1, of_device);
+    }
     return domain;
   }
 

@@ -38,14 +38,13 @@
 #include "base/result.h"
 #include "model/mig_target.h"
 #include "model/share.h"
+#include "mps/mps_daemon.h"
 #include "node/device_list.h"
 #include "node/ledger.h"
 #include "node/tenancy.h"
 
 namespace sublet {
 
-// What one MPS server takes (driver 580; documented since Volta).
-inline constexpr int kMpsClientsMax = 48;
 // What a server without clients holds of its device: 74 MiB on an H200 with driver 580.
 inline constexpr Bytes kMpsServerMemory = 80_MiB;
 

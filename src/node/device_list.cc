@@ -166,7 +166,7 @@ void AddMigDevices(const Gpu& gpu, const Device& whole, std::set<SharingMode> mo
       device.mig_uuid = compute.uuid;
       device.gpu_index = gpu.index;
       device.profile = instance.profile.empty() ? profile->name : instance.profile;
-      device.memory = WholeMib(Bytes{profile->memory.count / slices * part});
+      device.memory = WholeMib(Bytes{profile->memory.count * part / slices});
       device.sm_count = static_cast<int>(profile->sm_count * part / slices);
       device.gpu_sm_count = whole.gpu_sm_count;
       device.modes = modes;
