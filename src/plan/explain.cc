@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/check.h"
+#include "model/enforcer.h"
 #include "plan/outlook.h"
 #include "plan/refine.h"
 
@@ -384,24 +385,25 @@ std::string ReasonFor(const Problem& problem, int board, const PartitionChoice& 
 
 std::vector<Enforcement> EnforcementOf(const Problem& problem, const PartitionChoice& partition,
                                        const Variant& variant) {
-  const std::string whole = partition.offer == 0 ? "whole GPU" : std::string("MIG instance");
+  const std::string whole(partition.offer == 0 ? kByWholeGpu : kByMigInstance);
   const bool alone = partition.mode == SharingMode::kExclusive;
   if (alone) return {{"memory", whole, true}, {"sm", whole, true}, {"fault", whole, true}};
   if (partition.mode == SharingMode::kTimeSlicing) {
-    return {{"memory", "not enforced: any process can take what is free", false},
-            {"sm", "not enforced: processes take turns", false},
-            {"fault", "a process of its own", true}};
+    return {{"memory", std::string(kNoMemoryEnforcer), false},
+            {"sm", std::string(kNoSmEnforcer), false},
+            {"fault", std::string(kByOwnProcess), true}};
   }
   std::set<int> tenants;
   for (const auto& [v, count] : partition.contents) {
     tenants.insert(problem.tenant_of[static_cast<std::size_t>(v->workload)]);
   }
   const bool own_server = partition.servers || tenants.size() == 1;
-  std::vector<Enforcement> result{{"memory", "MPS pinned device memory limit", true},
-                                  {"sm", "MPS active thread percentage", variant.sm_percent < 100}};
-  if (variant.sm_percent == 100) result[1].by = "not enforced: it may use every SM";
+  const bool capped = variant.sm_percent < 100;
+  std::vector<Enforcement> result{
+      {"memory", std::string(kByMpsMemoryLimit), true},
+      {"sm", std::string(capped ? kByMpsThreadPercentage : kNoSmCap), capped}};
   result.push_back(own_server
-                       ? Enforcement{"fault", "an MPS server of its tenant's own", true}
+                       ? Enforcement{"fault", std::string(kByTenantsServer), true}
                        : Enforcement{"fault",
                                      "not enforced: a crash of another tenant in the same MPS "
                                      "server ends it",
