@@ -120,7 +120,7 @@ Task<HttpConnection::Reading> HttpConnection::CheckHeader(const Parser& parser) 
   if (boost::beast::iequals(header[http::field::expect], "100-continue") && !parser.is_done()) {
     constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
     std::vector<asio::const_buffer> parts = {asio::buffer(kContinue)};
-    const Status told = co_await WriteAll(std::move(parts));
+    const bool told = co_await WriteAll(std::move(parts));
     if (!told) co_return Reading{};
     SetLimit(serving_->options.request_s);
   }
@@ -199,7 +199,7 @@ Task<bool> HttpConnection::Handle(Parser& parser) {
 Task<void> HttpConnection::RefuseAndClose(Reading reading) {
   begun_ = ended_ = false;
   last_request_ = true;
-  const Status sent = co_await Send(reading.status, kJsonType, ErrorBody(reading.error));
+  const bool sent = co_await Send(reading.status, kJsonType, ErrorBody(reading.error));
   if (!sent) co_return;
   error_code ignored;
   socket_.shutdown(Socket::shutdown_send, ignored);
@@ -221,30 +221,29 @@ std::string HttpConnection::Head(int status, std::string_view content_type,
                      last_request_ ? "Connection: close\r\n" : "");
 }
 
-Task<Status> HttpConnection::WriteAll(std::vector<asio::const_buffer> parts) {
-  if (gone_) co_return Fail(ErrorCode::kUnavailable, "the client is gone");
+Task<bool> HttpConnection::WriteAll(std::vector<asio::const_buffer> parts) {
+  if (gone_) co_return false;
   SetLimit(serving_->options.write_s);
   const auto [error, bytes] = co_await asio::async_write(socket_, parts, kAsTuple);
   limit_ns_ = kNoLimit;
-  if (!error) co_return Status();
-  gone_ = true;
-  co_return Fail(ErrorCode::kUnavailable, fmt::format("the client is gone: {}", error.message()));
+  gone_ = gone_ || error;
+  co_return !error;
 }
 
-Task<Status> HttpConnection::Send(int status, std::string_view content_type, std::string body) {
+Task<bool> HttpConnection::Send(int status, std::string_view content_type, std::string body) {
   CHECK(!begun_);
   begun_ = true;
   const std::string head =
       Head(status, content_type, fmt::format("Content-Length: {}\r\n", body.size()));
   std::vector<asio::const_buffer> parts = {asio::buffer(head)};
   if (!head_only_) parts.push_back(asio::buffer(body));
-  Status written = co_await WriteAll(std::move(parts));
-  ended_ = written.has_value();
+  const bool written = co_await WriteAll(std::move(parts));
+  ended_ = written;
   co_return written;
 }
 
-Task<Status> HttpConnection::Begin(int status, std::string_view content_type,
-                                   WhenPeerGone when_gone) {
+Task<bool> HttpConnection::Begin(int status, std::string_view content_type,
+                                 WhenPeerGone when_gone) {
   CHECK(!begun_);
   begun_ = true;
   // HTTP/1.0 knows no chunks: the connection's end is the answer's.
@@ -252,32 +251,32 @@ Task<Status> HttpConnection::Begin(int status, std::string_view content_type,
   const std::string head =
       Head(status, content_type, chunked_ ? "Transfer-Encoding: chunked\r\n" : "");
   std::vector<asio::const_buffer> parts = {asio::buffer(head)};
-  Status written = co_await WriteAll(std::move(parts));
+  const bool written = co_await WriteAll(std::move(parts));
   cancel_when_gone_ = when_gone == WhenPeerGone::kCancel;
   if (cancel_when_gone_ && gone()) cancel_.emit(asio::cancellation_type::terminal);
   co_return written;
 }
 
-Task<Status> HttpConnection::Write(std::string chunk) {
+Task<bool> HttpConnection::Write(std::string chunk) {
   CHECK(begun_ && !ended_);
-  if (chunk.empty() || head_only_) co_return Status();
+  if (chunk.empty() || head_only_) co_return true;
   const std::string size = fmt::format("{:x}\r\n", chunk.size());
   std::vector<asio::const_buffer> parts = {asio::buffer(chunk)};
   if (chunked_) parts = {asio::buffer(size), asio::buffer(chunk), asio::buffer("\r\n", 2)};
-  Status written = co_await WriteAll(std::move(parts));
+  const bool written = co_await WriteAll(std::move(parts));
   co_return written;
 }
 
-Task<Status> HttpConnection::End() {
+Task<bool> HttpConnection::End() {
   CHECK(begun_ && !ended_);
   cancel_when_gone_ = false;
-  Status written;
+  bool written = true;
   if (chunked_ && !head_only_) {
     constexpr std::string_view kLastChunk = "0\r\n\r\n";
     std::vector<asio::const_buffer> parts = {asio::buffer(kLastChunk)};
     written = co_await WriteAll(std::move(parts));
   }
-  ended_ = written.has_value();
+  ended_ = written;
   co_return written;
 }
 

@@ -58,10 +58,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Cut();
 
   // What Responder's calls do.
-  Task<Status> Send(int status, std::string_view content_type, std::string body);
-  Task<Status> Begin(int status, std::string_view content_type, WhenPeerGone when_gone);
-  Task<Status> Write(std::string chunk);
-  Task<Status> End();
+  Task<bool> Send(int status, std::string_view content_type, std::string body);
+  Task<bool> Begin(int status, std::string_view content_type, WhenPeerGone when_gone);
+  Task<bool> Write(std::string chunk);
+  Task<bool> End();
   bool gone() const { return gone_ || input_ended_; }
   bool begun() const { return begun_; }
 
@@ -85,7 +85,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Pumped(const boost::system::error_code& error, std::size_t bytes);
 
   std::string Head(int status, std::string_view content_type, std::string_view framing) const;
-  Task<Status> WriteAll(std::vector<asio::const_buffer> parts);
+  Task<bool> WriteAll(std::vector<asio::const_buffer> parts);
   void SetLimit(double seconds);
   void Close();
 

@@ -15,7 +15,7 @@
 //
 // A long answer:
 //
-//   RETURN_IF... co_await responder.Begin(200, kNdjsonType);
+//   co_await responder.Begin(200, kNdjsonType);
 //   while (auto line = co_await events.Next()) co_await responder.Write(*line);
 //   co_await responder.End();
 //
@@ -73,23 +73,24 @@ namespace internal {
 class HttpConnection;
 }
 
-// The answer to one request; it lives as long as the handler runs. Each call fails with
-// kUnavailable where the client is gone or reads nothing for too long.
+// The answer to one request; it lives as long as the handler runs. Each call, one at a time,
+// returns false where the client is gone or reads nothing for too long; a handler that has only one
+// thing to say needn't look.
 class Responder {
  public:
   // A whole answer.
-  Task<Status> Send(int status, std::string_view content_type, std::string body);
+  Task<bool> Send(int status, std::string_view content_type, std::string body);
   // The error as JSON, with its status. There is no Refuse({code, "...", "..."}): GCC 12 destroys
   // an aggregate twice that is made inside a co_await.
-  Task<Status> Refuse(ErrorCode code, std::string message, std::string hint = "");
-  Task<Status> Refuse(const Error& error);
-  Task<Status> Refuse(Error&& error) = delete;
+  Task<bool> Refuse(ErrorCode code, std::string message, std::string hint = "");
+  Task<bool> Refuse(const Error& error);
+  Task<bool> Refuse(Error&& error) = delete;
 
   // An answer in parts: Begin, any number of Write, End. An empty Write writes nothing.
-  Task<Status> Begin(int status, std::string_view content_type,
-                     WhenPeerGone when_gone = WhenPeerGone::kCancel);
-  Task<Status> Write(std::string chunk);
-  Task<Status> End();
+  Task<bool> Begin(int status, std::string_view content_type,
+                   WhenPeerGone when_gone = WhenPeerGone::kCancel);
+  Task<bool> Write(std::string chunk);
+  Task<bool> End();
 
   bool PeerGone() const;
   bool Begun() const;  // Send or Begin was called.

@@ -5,27 +5,27 @@
 
 namespace sublet {
 
-Task<Status> Responder::Send(int status, std::string_view content_type, std::string body) {
+Task<bool> Responder::Send(int status, std::string_view content_type, std::string body) {
   return connection_.Send(status, content_type, std::move(body));
 }
 
-Task<Status> Responder::Refuse(ErrorCode code, std::string message, std::string hint) {
+Task<bool> Responder::Refuse(ErrorCode code, std::string message, std::string hint) {
   return Refuse(static_cast<const Error&>(Error{code, std::move(message), std::move(hint)}));
 }
 
-Task<Status> Responder::Refuse(const Error& error) {
+Task<bool> Responder::Refuse(const Error& error) {
   return connection_.Send(HttpStatusOf(error.code), kJsonType, ErrorBody(error));
 }
 
-Task<Status> Responder::Begin(int status, std::string_view content_type, WhenPeerGone when_gone) {
+Task<bool> Responder::Begin(int status, std::string_view content_type, WhenPeerGone when_gone) {
   return connection_.Begin(status, content_type, when_gone);
 }
 
-Task<Status> Responder::Write(std::string chunk) {
+Task<bool> Responder::Write(std::string chunk) {
   return connection_.Write(std::move(chunk));
 }
 
-Task<Status> Responder::End() {
+Task<bool> Responder::End() {
   return connection_.End();
 }
 

@@ -45,8 +45,8 @@ class Folder {
 };
 
 Task<void> Answer(HttpRequest, Responder& responder) {
-  const Status sent = co_await responder.Send(200, kJsonType, std::string(kBody));
-  CHECK(sent.has_value());
+  const bool sent = co_await responder.Send(200, kJsonType, std::string(kBody));
+  CHECK(sent);
 }
 
 class HttpEnd {

@@ -88,7 +88,7 @@ TEST(HttpClient, EncodesWhatStandsInAPath) {
 TEST(HttpClient, BringsTheServersErrorBackWhole) {
   const Error sent{ErrorCode::kInfeasible, "no room: 80 GiB", "ask for less"};
   RunningServer server([&](HttpRequest, Responder& to) -> Task<void> {
-    const Status refused = co_await to.Refuse(sent);
+    const bool refused = co_await to.Refuse(sent);
     EXPECT_TRUE(refused);
   });
   server.Start();
@@ -136,7 +136,7 @@ TEST(HttpClient, ReadsAnAnswerThatEndsWithItsConnection) {
 
 TEST(HttpClient, StopsAStreamWhereTheCallerHasEnough) {
   RunningServer server([&](HttpRequest, Responder& to) -> Task<void> {
-    Status status = co_await to.Begin(200, kNdjsonType);
+    bool status = co_await to.Begin(200, kNdjsonType);
     while (status) status = co_await to.Write("line\n");
   });
   server.Start();
@@ -185,12 +185,12 @@ TEST(HttpClient, IsWokenByAnInterrupt) {
   const InterruptScope scope;
   RunningServer server([](HttpRequest request, Responder& to) -> Task<void> {
     if (request.path == "/end") {
-      const Status sent = co_await to.Send(200, kTextType, "ended");
+      const bool sent = co_await to.Send(200, kTextType, "ended");
       EXPECT_TRUE(sent);
       co_return;
     }
-    const Status begun = co_await to.Begin(200, kNdjsonType);
-    const Status written = co_await to.Write("one\n");
+    const bool begun = co_await to.Begin(200, kNdjsonType);
+    const bool written = co_await to.Write("one\n");
     EXPECT_TRUE(begun && written);
     while (!to.PeerGone()) {
       co_await asio::post(co_await asio::this_coro::executor, asio::use_awaitable);

@@ -32,7 +32,7 @@ Task<void> Echo(HttpRequest request, Responder& responder) {
   std::string text = fmt::format("{} {}\n", request.method, request.path);
   for (const auto& [name, value] : request.query) text += fmt::format("{}={}\n", name, value);
   text += request.body;
-  const Status sent = co_await responder.Send(200, kTextType, text);
+  const bool sent = co_await responder.Send(200, kTextType, text);
   EXPECT_TRUE(sent);
 }
 
@@ -289,23 +289,22 @@ TEST(HttpServer, SendsNoBodyWhereOnlyTheHeadWasAsked) {
 
 TEST(HttpServer, SlowsAHandlerDownForAClientThatDoesNotRead) {
   std::atomic<int> written = 0;
-  std::promise<Status> ended;
+  std::promise<void> ended;
   RunningServer server(
       [&](HttpRequest, Responder& to) -> Task<void> {
         EXPECT_TRUE(co_await to.Begin(200, kTextType));
-        Status status;
+        bool status = true;
         while (status) {
           status = co_await to.Write(std::string(1 << 20, 'x'));
           ++written;
         }
-        ended.set_value(status);
+        ended.set_value();
       },
       {.write_s = 0.3});
   server.Start();
   RawClient client(server.path());
   client.Say(kGet);
-  const Status status = ended.get_future().get();
-  EXPECT_EQ(status.error().code, ErrorCode::kUnavailable);
+  ended.get_future().wait();
   EXPECT_LT(written, 8);  // A socket's buffer has 200 KiB; nothing else holds what isn't read.
 }
 

@@ -31,7 +31,7 @@ constexpr uid_t kNobody = 65534;
 constexpr gid_t kGroup = 54321;  // Of no user; only processes that take it on are in it.
 
 Task<void> Hello(HttpRequest, Responder& to) {
-  const Status sent = co_await to.Send(200, kTextType, "hello");
+  const bool sent = co_await to.Send(200, kTextType, "hello");
   EXPECT_TRUE(sent);
 }
 
