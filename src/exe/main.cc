@@ -69,6 +69,7 @@ int Main(int argc, char** argv) {
   AddRunVerb(program);
   AddUpVerb(program);
   AddDownVerb(program);
+  AddPsVerb(program);
   AddLogsVerb(program);
   AddEventsVerb(program);
   AddRestartVerb(program);

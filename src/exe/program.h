@@ -55,6 +55,7 @@ void AddMigVerb(Program& program);
 void AddRunVerb(Program& program);
 void AddUpVerb(Program& program);
 void AddDownVerb(Program& program);
+void AddPsVerb(Program& program);
 void AddLogsVerb(Program& program);
 void AddEventsVerb(Program& program);
 void AddRestartVerb(Program& program);
