@@ -357,8 +357,8 @@ bool MpsDaemon::EndDaemon() {
   if (has_answered_ && !AwaitEnd(0)) {
     // With a client that doesn't listen it may not return; then the signals must do. Without the
     // time the daemon would wait for its clients and hear nobody meanwhile.
-    static_cast<void>(AskOnce("quit -t 1", kQuitSeconds));
-    AwaitEnd(kQuitSeconds);
+    const Result<Reply> quit = AskOnce("quit -t 1", kQuitSeconds);
+    if (quit && quit->answered) AwaitEnd(kQuitSeconds);
   }
   if (child_) return child_->Stop(kDaemonPatience).has_value();
   static_cast<void>(adopted_->Signal(SIGTERM));
