@@ -5,6 +5,8 @@
     POST /infer    launches --kernels kernels, one after the other as decode steps would be, waits for
                    each, and answers {"milliseconds": ..., "requests": ...}
     GET  /         what it has: memory, SMs that it may use, requests so far
+    POST /break    with --breakable: fails as models do, by {"how": "fault"}, an illegal access on the
+                   GPU, or {"how": "memory"}, taking memory until it is refused
 
 Needs Python and the CUDA driver (libcuda.so.1), nothing else; a simulated one will do. It knows nothing
 of Sublet: its share's limits come through the environment, as they would for any other program.
@@ -19,7 +21,8 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-# Each thread works for as long as its argument says. JIT-compiled by the driver for any GPU.
+# "think" works for as long as its argument says, "sublet_poke" writes where it is told to. The driver
+# compiles them for whatever GPU there is; the simulated one knows the second by its name.
 KERNEL = b"""
 .version 6.0
 .target sm_50
@@ -46,6 +49,14 @@ again:
   st.global.f32 [%place], %value;
   ret;
 }
+.visible .entry sublet_poke(.param .u64 address) {
+  .reg .u64 %place;
+  .reg .u32 %one;
+  ld.param.u64 %place, [address];
+  mov.u32 %one, 1;
+  st.u32 [%place], %one;
+  ret;
+}
 \0"""
 
 BLOCKS = 4096
@@ -54,11 +65,15 @@ ROUNDS = 2_000  # Some 0.1 ms on an H200.
 BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC: a waiting server leaves its core to the others.
 MULTIPROCESSOR_COUNT = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+EXHAUST_BYTES = 64 << 20
 UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 
 
 class CudaError(RuntimeError):
-    pass
+    def __init__(self, call, code, words):
+        super().__init__(f"{call}: {code}: {words}")
+        self.code = code
 
 
 class Cuda:
@@ -76,7 +91,7 @@ class Cuda:
                 text = ctypes.c_char_p()
                 self._library.cuGetErrorString(result, ctypes.byref(text))
                 words = text.value.decode() if text.value else "unknown error"
-                raise CudaError(f"{name}: {result}: {words}")
+                raise CudaError(name, result, words)
 
         return call
 
@@ -101,10 +116,37 @@ class Model:
         self.sms = sms.value
         self._memory = ctypes.c_uint64()
         cuda.cuMemAlloc_v2(ctypes.byref(self._memory), ctypes.c_size_t(memory_bytes))
-        module = ctypes.c_void_p()
-        cuda.cuModuleLoadData(ctypes.byref(module), KERNEL)
-        self._function = ctypes.c_void_p()
-        cuda.cuModuleGetFunction(ctypes.byref(self._function), module, b"think")
+        self._module = ctypes.c_void_p()
+        cuda.cuModuleLoadData(ctypes.byref(self._module), KERNEL)
+        self._function = self._find(b"think")
+
+    def _find(self, name):
+        function = ctypes.c_void_p()
+        self._cuda.cuModuleGetFunction(ctypes.byref(function), self._module, name)
+        return function
+
+    def fault(self):
+        """An illegal access; takes with it whoever shares this process's MPS server."""
+        address = ctypes.c_uint64(16)
+        arguments = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(address), ctypes.c_void_p))
+        self._cuda.cuLaunchKernel(self._find(b"sublet_poke"), 1, 1, 1, 1, 1, 1, 0, None,
+                                  arguments, None)
+        self._cuda.cuCtxSynchronize()
+
+    def exhaust(self):
+        """Takes memory until it is refused, and gives it back; how much it got, in MiB."""
+        taken = []
+        try:
+            while True:
+                block = ctypes.c_uint64()
+                self._cuda.cuMemAlloc_v2(ctypes.byref(block), ctypes.c_size_t(EXHAUST_BYTES))
+                taken.append(block)
+        except CudaError as error:
+            if error.code != OUT_OF_MEMORY:
+                raise
+        for block in taken:
+            self._cuda.cuMemFree_v2(block)
+        return len(taken) * EXHAUST_BYTES >> 20
 
     def infer(self):
         """One request; returns its milliseconds."""
@@ -123,6 +165,7 @@ class Model:
 
 class Handler(BaseHTTPRequestHandler):
     model = None
+    breakable = False
 
     def do_GET(self):
         if self.path == "/health":
@@ -135,19 +178,22 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {"error": "no such page"})
 
     def do_POST(self):
-        if self.path != "/infer":
-            self.answer(404, {"error": "no such page"})
-            return
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
-            milliseconds = self.model.infer()
+            if self.path == "/infer":
+                milliseconds = round(self.model.infer(), 3)
+                self.answer(200, {"milliseconds": milliseconds, "requests": self.model.requests})
+            elif self.path == "/break" and self.breakable:
+                if json.loads(body)["how"] == "fault":
+                    self.model.fault()
+                self.answer(200, {"taken_mib": self.model.exhaust()})
+            else:
+                self.answer(404, {"error": "no such page"})
         except CudaError as error:
-            # A context that has failed once never works again: the next process will.
+            # A context that has failed once never works again: the next process's will.
             self.answer(500, {"error": str(error)})
             print(f"ends: {error}", flush=True)
             os._exit(1)
-        self.answer(200, {"milliseconds": round(milliseconds, 3),
-                          "requests": self.model.requests})
 
     def answer(self, status, body):
         data = (json.dumps(body) + "\n").encode()
@@ -174,12 +220,14 @@ def main():
     parser.add_argument("--kernels", type=int, default=4, help="in a request (default: 4)")
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8100")),
                         help="(default: the variable PORT, else 8100)")
+    parser.add_argument("--breakable", action="store_true", help="answer POST /break")
     options = parser.parse_args()
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     model = Model(options.memory, options.kernels)
     model.infer()
     Handler.model = model
+    Handler.breakable = options.breakable
     server = HTTPServer(("127.0.0.1", options.port), Handler)
     print(f"serves port {options.port} with {model.memory_bytes >> 20} MiB and {model.sms} SMs",
           flush=True)

@@ -31,15 +31,15 @@ int OutputColumns() {
 Result<int> Ps(const Flags& flags) {
   ASSIGN_OR_RETURN(NodeClient node, ConnectToNode(flags.socket, Intent::kLook));
   ASSIGN_OR_RETURN(NodeStatus status, node.ReadStatus());
+  if (flags.json) {
+    fmt::print("{}\n", NodeStatusToJson(status).dump(2));
+    return 0;
+  }
   std::size_t stopped = 0;
   if (!flags.all) {
     stopped = std::erase_if(status.shares, [](const ShareStatus& share) {
       return share.state == ShareState::kStopped;
     });
-  }
-  if (flags.json) {
-    fmt::print("{}\n", NodeStatusToJson(status).dump(2));
-    return 0;
   }
   fmt::print("{}", StatusTable(status, {.columns = OutputColumns(), .colour = WantsColour()}));
   if (stopped > 0) fmt::print(stderr, "sublet: {} stopped: sublet ps --all shows them\n", stopped);
@@ -52,7 +52,7 @@ void AddPsVerb(Program& program) {
   auto flags = std::make_shared<Flags>();
   CLI::App* verb = program.app.add_subcommand(
       "ps", "Show the shares of this machine's GPUs: who, where, how much of it is used");
-  verb->add_flag("--json", flags->json, "Print the node's status as JSON");
+  verb->add_flag("--json", flags->json, "Print the node's whole status as JSON");
   verb->add_flag("-a,--all", flags->all, "Also those that ended and won't be started again");
   AddSocketOption(*verb, flags->socket);
   verb->callback([&program, flags] { program.chosen = [flags] { return Ps(*flags); }; });
