@@ -3,13 +3,13 @@
 
     GET  /health               200 once the graph is captured
     POST /infer                one forward pass; answers {"milliseconds": ...}
-    GET  /load?from=S&to=S     with --load: what was done between two moments of the machine's monotonic
-                               clock: requests a second, p50 and p99
+    GET  /load?from=S&to=S     with --load: what was done between two moments of the machine's
+                               monotonic clock: requests a second, p50 and p99
     GET  /                     its memory and what it has done so far
 
-With --load it feeds itself: one request after the other, so that forty of them can be measured without
-a client that takes the cores they need. CLOCK_MONOTONIC is one clock for all processes of a machine, so
-whoever measures chooses a window that has passed and asks each server what it did in it
+With --load it feeds itself: one request after the other, so that forty of them can be measured
+without a client that takes the cores they need. CLOCK_MONOTONIC is one clock for all processes of a
+machine, so whoever measures chooses a window that has passed and asks each server what it did in it
 (load_window.py).
 
 Needs PyTorch with CUDA. It knows nothing of Sublet.

@@ -3,8 +3,8 @@
 
     load_window.py --ports 8200-8239 --seconds 10
 
-Waits until the window has passed, asks every server for the same window, and prints JSON: the sum of the
-rates, the worst latencies, and each server's own figures. Standard library only.
+Waits until the window has passed, asks every server for the same window, and prints JSON: the sum
+of the rates, the worst latencies, and each server's own figures. Standard library only.
 """
 
 import argparse

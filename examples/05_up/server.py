@@ -2,14 +2,14 @@
 """A model server as small as it can be: memory on the GPU, and work on it for each request.
 
     GET  /health   200 once its memory is allocated and a kernel has run
-    POST /infer    launches --kernels kernels, one after the other as decode steps would be, waits for
-                   each, and answers {"milliseconds": ..., "requests": ...}
+    POST /infer    launches --kernels kernels, one after the other as decode steps would be, waits
+                   for each, and answers {"milliseconds": ..., "requests": ...}
     GET  /         what it has: memory, SMs that it may use, requests so far
-    POST /break    with --breakable: fails as models do, by {"how": "fault"}, an illegal access on the
-                   GPU, or {"how": "memory"}, taking memory until it is refused
+    POST /break    with --breakable: fails as models do, by {"how": "fault"}, an illegal access on
+                   the GPU, or {"how": "memory"}, taking memory until it is refused
 
-Needs Python and the CUDA driver (libcuda.so.1), nothing else; a simulated one will do. It knows nothing
-of Sublet: its share's limits come through the environment, as they would for any other program.
+Needs Python and the CUDA driver (libcuda.so.1), nothing else; a simulated one will do. It knows
+nothing of Sublet: its share's limits come through the environment, as they would for any program.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-# "think" works for as long as its argument says, "sublet_poke" writes where it is told to. The driver
-# compiles them for whatever GPU there is; the simulated one knows the second by its name.
+# "think" works for as long as its argument says, "sublet_poke" writes where it is told to. The
+# driver compiles them for whatever GPU there is; the simulated one knows the second by its name.
 KERNEL = b"""
 .version 6.0
 .target sm_50
