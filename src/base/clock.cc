@@ -1,5 +1,7 @@
 #include "base/clock.h"
 
+#include <fmt/chrono.h>
+
 #include <algorithm>
 #include <ctime>
 #include <limits>
@@ -11,6 +13,13 @@ constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
 constexpr double kSecondsMax = 1e9;  // 30 years: more would overflow the sum in nanoseconds.
 
 }  // namespace
+
+std::string UtcMilliseconds() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z", fmt::gmtime(now.tv_sec),
+                     now.tv_nsec / 1'000'000);
+}
 
 std::int64_t MonotonicNanoseconds() {
   timespec now{};

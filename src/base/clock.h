@@ -1,6 +1,7 @@
 // base/clock.h
 //
-// The machine's monotonic clock, for those who wait: the only place where the libraries read it.
+// The machine's clocks, for those who wait and those who tell: the only place where the libraries
+// read them.
 //
 //   const Deadline deadline = Deadline::In(2.5);
 //   while (!deadline.Passed()) { ... poll(fds, count, deadline.PollMilliseconds()) ... }
@@ -9,8 +10,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace sublet {
+
+// The time of day, for people and files: "2026-11-21T10:00:00.123Z". It may jump.
+std::string UtcMilliseconds();
 
 // Nanoseconds of CLOCK_MONOTONIC, which is one clock for all processes of a machine.
 std::int64_t MonotonicNanoseconds();

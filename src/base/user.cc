@@ -1,6 +1,7 @@
 #include "base/user.h"
 
 #include <fmt/format.h>
+#include <grp.h>
 #include <pwd.h>
 #include <unistd.h>
 
@@ -17,12 +18,12 @@ namespace {
 constexpr std::size_t kEntryBytes = 1024;         // A line of a passwd file is shorter.
 constexpr std::size_t kEntryBytesMax = 1u << 20;  // A directory service may answer with more.
 
-// Asks with more room until the entry fits. `ask` is getpwnam_r or getpwuid_r with its key; the
-// text in `entry` lies in `room`. Returns the C library's error number.
-template <typename Ask>
-int AskDatabase(const Ask& ask, passwd& entry, std::vector<char>& room, bool& found) {
+// Asks with more room until the entry fits. `ask` is getpwnam_r or one of its relatives with its
+// key; the text in `entry` lies in `room`. Returns the C library's error number.
+template <typename Ask, typename Entry>
+int AskDatabase(const Ask& ask, Entry& entry, std::vector<char>& room, bool& found) {
   while (true) {
-    passwd* result = nullptr;
+    Entry* result = nullptr;
     const int error = ask(&entry, room.data(), room.size(), &result);
     found = result != nullptr;
     if (error == EINTR) continue;
@@ -57,6 +58,22 @@ std::optional<std::string> AskAbout(uid_t uid, char* passwd::*text) {
 }
 
 }  // namespace
+
+Result<gid_t> FindGroup(std::string_view name_or_number) {
+  const std::string name(name_or_number);
+  group entry{};
+  std::vector<char> room(kEntryBytes);
+  bool found = false;
+  const int error = AskDatabase([&](auto... rest) { return ::getgrnam_r(name.c_str(), rest...); },
+                                entry, room, found);
+  if (found) return entry.gr_gid;
+  if (MeansAbsent(error)) {
+    if (const std::optional<uid_t> number = ParseUid(name_or_number)) return *number;
+    return Fail(ErrorCode::kNotFound, fmt::format("no such group: {}", name));
+  }
+  return Fail(ErrorCode::kUnavailable,
+              fmt::format("looking up group {}: {}", name, std::strerror(error)));
+}
 
 Result<UserIds> FindUser(std::string_view name_or_number) {
   const std::string name(name_or_number);

@@ -29,6 +29,9 @@ struct UserIds {
 // asked.
 Result<UserIds> FindUser(std::string_view name_or_number);
 
+// The same for a group.
+Result<gid_t> FindGroup(std::string_view name_or_number);
+
 // The number itself, in digits, where it has no name.
 std::string UserName(uid_t uid);
 

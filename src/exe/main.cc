@@ -66,6 +66,7 @@ int Main(int argc, char** argv) {
   AddPlanVerb(program);
   AddRenderVerb(program);
   AddMigVerb(program);
+  AddDaemonVerb(program);
   AddRunVerb(program);
   AddUpVerb(program);
   AddDownVerb(program);
@@ -73,6 +74,7 @@ int Main(int argc, char** argv) {
   AddLogsVerb(program);
   AddEventsVerb(program);
   AddRestartVerb(program);
+  AddTopVerb(program);
   AddMeasureWorkerVerb(program);
   AddMpsProbeVerb(program);
   argc = CutCommand(program, argc, argv);

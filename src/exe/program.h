@@ -52,6 +52,7 @@ void AddProfileVerb(Program& program);
 void AddPlanVerb(Program& program);
 void AddRenderVerb(Program& program);
 void AddMigVerb(Program& program);
+void AddDaemonVerb(Program& program);
 void AddRunVerb(Program& program);
 void AddUpVerb(Program& program);
 void AddDownVerb(Program& program);
@@ -59,6 +60,7 @@ void AddPsVerb(Program& program);
 void AddLogsVerb(Program& program);
 void AddEventsVerb(Program& program);
 void AddRestartVerb(Program& program);
+void AddTopVerb(Program& program);
 void AddMeasureWorkerVerb(Program& program);  // Hidden.
 void AddMpsProbeVerb(Program& program);       // Hidden.
 

@@ -15,18 +15,23 @@
 // Thread safety: the loop's thread.
 #pragma once
 
+#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <set>
+#include <vector>
 
+#include "base/result.h"
 #include "http/event_loop.h"
 
 namespace sublet {
 
 using Moment = std::chrono::steady_clock::time_point;
 inline constexpr Moment kNever = Moment::max();
+Moment Clock();
 // Seconds from now.
 Moment MomentIn(double seconds);
+double SecondsSince(Moment then);
 
 class Bell {
  public:
@@ -53,5 +58,9 @@ class Broadcast {
   asio::io_context& loop_;
   std::set<Bell*> waiting_;
 };
+
+// Runs all of them side by side and returns when the last is done: the first that failed, or
+// success.
+Task<Status> AllOf(asio::io_context& loop, std::vector<Task<Status>> tasks);
 
 }  // namespace sublet

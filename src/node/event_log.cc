@@ -1,20 +1,12 @@
 #include "node/event_log.h"
 
-#include <fmt/chrono.h>
 #include <spdlog/spdlog.h>
 
-#include <chrono>
 #include <utility>
 
-namespace sublet {
+#include "base/clock.h"
 
-std::string UtcMilliseconds() {
-  const auto now = std::chrono::system_clock::now();
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(now);
-  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(now - seconds).count();
-  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z",
-                     fmt::gmtime(std::chrono::system_clock::to_time_t(seconds)), ms);
-}
+namespace sublet {
 
 void EventLog::Append(std::string_view subject_kind, std::string_view subject,
                       std::string_view what, std::string message) {

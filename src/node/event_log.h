@@ -25,9 +25,6 @@
 
 namespace sublet {
 
-// "2026-11-21T10:00:00.123Z"
-std::string UtcMilliseconds();
-
 class EventLog {
  public:
   // REQUIRES: both outlive the log.

@@ -7,43 +7,10 @@
 #include <utility>
 
 #include "base/check.h"
+#include "node/plan_binding.h"
 
 namespace sublet {
 namespace {
-
-// The real GPU for each GPU of the plan. Those with a UUID have theirs; the others get the first of
-// their board that nobody has, which is the same each time on the same node.
-Result<std::map<std::string, const Gpu*>> BindGpus(const Plan& plan, const Inventory& inventory) {
-  std::map<std::string, const Gpu*> bound;
-  std::set<std::string> taken;
-  for (const PlannedGpu& planned : plan.gpus) {
-    if (planned.uuid.empty()) continue;
-    const Gpu* const gpu = inventory.FindGpu(planned.uuid);
-    if (gpu == nullptr) {
-      return Fail(ErrorCode::kInfeasible,
-                  fmt::format("the plan's {} is not in this node: {}", planned.name, planned.uuid),
-                  "make the plan anew: sublet up with the fleet's file");
-    }
-    bound[planned.name] = gpu;
-    taken.insert(planned.uuid);
-  }
-  for (const PlannedGpu& planned : plan.gpus) {
-    if (!planned.uuid.empty()) continue;
-    const auto free =
-        std::find_if(inventory.gpus.begin(), inventory.gpus.end(), [&](const Gpu& gpu) {
-          return gpu.board == planned.board && gpu.problem.empty() && taken.count(gpu.uuid) == 0;
-        });
-    if (free == inventory.gpus.end()) {
-      return Fail(ErrorCode::kInfeasible,
-                  fmt::format("the plan's {} needs a GPU of board {} more than this node has",
-                              planned.name, planned.board),
-                  "sublet inspect shows the node's GPUs");
-    }
-    bound[planned.name] = &*free;
-    taken.insert(free->uuid);
-  }
-  return bound;
-}
 
 const PlannedWorkload& WorkloadOf(const Plan& plan, const PlannedReplica& replica) {
   const auto it =
@@ -148,6 +115,13 @@ class Binder {
                   fmt::format("workload {} has no command, so it can't be started", workload.name),
                   "give it one in the fleet's file: command: [python3, server.py]");
     }
+    for (const auto& [name, value] : workload.env) {
+      if (!IsShareVariable(name)) continue;
+      return Fail(ErrorCode::kInvalid,
+                  fmt::format("workload {} sets a variable that Sublet must set itself: {}",
+                              workload.name, name),
+                  "remove it from the workload's env");
+    }
     ReplicaTarget target;
     target.id = replica.id;
     target.share.name = replica.id;
@@ -231,7 +205,9 @@ std::string Difference(const ReplicaTarget& now, const ReplicaTarget& then) {
     return fmt::format("gets {} instead of {}", LimitText(then.share.memory_limit),
                        LimitText(now.share.memory_limit));
   }
-  if (now.command != then.command) return "has another command";
+  if (now.command != then.command || now.directory != then.directory) {
+    return "has another command";
+  }
   if (now.env != then.env) return "has another environment";
   if (now.port != then.port) return "has another port";
   return "is started, watched or ended in another way";
@@ -244,17 +220,21 @@ bool ReplicaTarget::RunsAs(const ReplicaTarget& other) const {
          share.gpu_uuid == other.share.gpu_uuid && seat == other.seat &&
          share.memory == other.share.memory && share.memory_limit == other.share.memory_limit &&
          share.sm_percent == other.share.sm_percent && share.domain == other.share.domain &&
-         command == other.command && env == other.env && port == other.port &&
-         readiness == other.readiness && restart == other.restart &&
+         command == other.command && directory == other.directory && env == other.env &&
+         port == other.port && readiness == other.readiness && restart == other.restart &&
          stop_timeout_s == other.stop_timeout_s;
 }
 
-Result<PlanTarget> TargetOf(const Plan& plan, const Inventory& inventory) {
-  ASSIGN_OR_RETURN(const auto bound, BindGpus(plan, inventory));
+Result<PlanTarget> TargetOf(const Plan& plan, const std::string& directory,
+                            const Inventory& inventory) {
+  ASSIGN_OR_RETURN(const Plan bound, BindPlan(plan, inventory, {}));
   PlanTarget target;
-  for (const PlannedGpu& planned : plan.gpus) {
-    RETURN_IF_ERROR(Binder(plan, planned, *bound.at(planned.name), target).Bind());
+  for (const PlannedGpu& planned : bound.gpus) {
+    const Gpu* const gpu = inventory.FindGpu(planned.uuid);
+    CHECK(gpu != nullptr);
+    RETURN_IF_ERROR(Binder(plan, planned, *gpu, target).Bind());
   }
+  for (ReplicaTarget& replica : target.replicas) replica.directory = directory;
   std::map<std::string, int> priority;
   for (const PlannedWorkload& workload : plan.workloads)
     priority[workload.name] = workload.priority;

@@ -2,7 +2,7 @@
 //
 // A plan on this machine's GPUs, and the smallest list of steps to it from what runs.
 //
-//   ASSIGN_OR_RETURN(PlanTarget target, TargetOf(plan, inventory));
+//   ASSIGN_OR_RETURN(PlanTarget target, TargetOf(plan, directory, inventory));
 //   for (const PlanStep& step : StepsBetween(current, target)) Do(step);
 //
 // TargetOf() binds the plan's GPUs to those that are here and says what is to exist: MIG instances,
@@ -17,6 +17,7 @@
 #pragma once
 
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -45,6 +46,7 @@ struct ReplicaTarget {
   Share share;     // Without id until it is booked, without mig_uuid until the instance is made.
   std::optional<MigSeat> seat;
   std::vector<std::string> command;
+  std::string directory;  // Where it begins, and where relative paths in the command do.
   std::map<std::string, std::string> env;
   std::optional<int> port;  // Its own.
   std::optional<Readiness> readiness;
@@ -55,6 +57,10 @@ struct ReplicaTarget {
   bool RunsAs(const ReplicaTarget& other) const;
 };
 
+// As the node's store keeps it.
+nlohmann::ordered_json ReplicaTargetToJson(const ReplicaTarget& target);
+Result<ReplicaTarget> ParseReplicaTarget(std::string_view text, std::string_view source);
+
 struct PlanTarget {
   std::vector<MigTarget> mig;           // Of the plan's GPUs that can have MIG; by UUID.
   std::vector<DomainTarget> domains;    // By name.
@@ -63,7 +69,8 @@ struct PlanTarget {
 
 // Fails with kInfeasible where the node doesn't have the plan's GPUs, kInvalid where a workload has
 // no command, kUnsupported for a mode that no process can be put into from outside (streams).
-Result<PlanTarget> TargetOf(const Plan& plan, const Inventory& inventory);
+Result<PlanTarget> TargetOf(const Plan& plan, const std::string& directory,
+                            const Inventory& inventory);
 
 struct PlanStep {
   enum class Kind { kStopReplica, kEndDomain, kChangeMig, kStartDomain, kStartReplica };

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <utility>
 
 namespace sublet {
 
@@ -12,7 +14,7 @@ std::optional<Bytes> PinnedLimit(const Share& share) {
 }
 
 EnvironmentChanges EnvironmentOf(const NodeSettings& settings, const Share& share,
-                                 const std::string& pipe_directory) {
+                                 const std::string& pipe_directory, std::string record) {
   EnvironmentChanges changes;
   const auto set = [&](std::string_view name, std::optional<std::string> value) {
     changes.emplace_back(name, std::move(value));
@@ -37,6 +39,7 @@ EnvironmentChanges EnvironmentOf(const NodeSettings& settings, const Share& shar
   set(kShareVariable, share.id);
   set("SUBLET_TENANT", share.tenant);
   set(kStateVariable, settings.state);
+  set(kRecordVariable, record.empty() ? ShareToJson(share).dump() : std::move(record));
   if (!settings.libraries.empty()) {
     const char* const path = std::getenv("LD_LIBRARY_PATH");
     const bool more = path != nullptr && *path != '\0';

@@ -8,6 +8,7 @@
 //   CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=20
 //   CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=10752M    the limit, the CUDA context counted
 //   SUBLET_SHARE=s17  SUBLET_TENANT=search  SUBLET_STATE=/var/lib/sublet
+//   SUBLET_RECORD={...}                         what the share is, for a store that was lost
 //
 // The memory limit is one entry, by its number among the visible: an entry for another GPU, even
 // one that exists, would drop all limits (driver 580). MPS counts the context against it, so the
@@ -21,6 +22,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/bytes.h"
 #include "model/share.h"
@@ -29,11 +31,16 @@
 
 namespace sublet {
 
+// In the environment of a share's processes, and of an MPS domain's: what it is, as JSON. A store
+// that was lost is made anew from these (`sublet daemon --rebuild`).
+inline constexpr std::string_view kRecordVariable = "SUBLET_RECORD";
+
 // What MPS is told: the limit with the context, rounded up to a MiB; absent where there is none.
 std::optional<Bytes> PinnedLimit(const Share& share);
 
-// `pipe_directory`: of the share's domain; empty without MPS.
+// `pipe_directory`: of the share's domain; empty without MPS. `record`: for SUBLET_RECORD; empty:
+// the share itself.
 EnvironmentChanges EnvironmentOf(const NodeSettings& settings, const Share& share,
-                                 const std::string& pipe_directory);
+                                 const std::string& pipe_directory, std::string record = {});
 
 }  // namespace sublet

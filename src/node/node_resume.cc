@@ -1,0 +1,289 @@
+// What a node does when it begins: brings together what its store says and what the kernel and the
+// driver show, and goes on with what was under way.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+#include "base/crash_point.h"
+#include "base/files.h"
+#include "node/node_core.h"
+#include "node/share_environment.h"
+
+namespace sublet {
+namespace {
+
+Result<std::string> BootId() {
+  ASSIGN_OR_RETURN(std::string id, ReadFile("/proc/sys/kernel/random/boot_id", 256));
+  while (!id.empty() && id.back() == '\n') id.pop_back();
+  return id;
+}
+
+void Silent(const ProgressLine& /*line*/) {}
+
+// After another boot nothing of it runs any more, and MIG instances are gone too; only the wish is
+// left, which is then gone after anew.
+Status ForgetProcesses(NodeStore& store, NodeRecord& record) {
+  const Status removed = store.Transaction([&]() -> Status {
+    for (const ShareRow& row : record.shares) RETURN_IF_ERROR(store.RemoveShare(row.share.id));
+    for (const DomainRow& row : record.domains) {
+      RETURN_IF_ERROR(store.RemoveDomain(row.domain.name));
+    }
+    return {};
+  });
+  if (!removed) return removed;
+  record.shares.clear();
+  record.domains.clear();
+  return {};
+}
+
+}  // namespace
+
+Task<Status> NodeCore::Resume() {
+  const auto self = shared_from_this();
+  Result<NodeRecord> loaded = store.LoadAll();
+  if (!loaded) co_return tl::unexpected<Error>(std::move(loaded).error());
+  NodeRecord record = std::move(*loaded);
+  const Result<std::string> boot = BootId();
+  if (!boot) co_return tl::unexpected<Error>(boot.error());
+  const bool rebooted = !record.boot_id.empty() && record.boot_id != *boot;
+  if (rebooted) {
+    events.Append("daemon", "node", "rebooted", "what ran before is gone; the plan comes up anew");
+    if (Status forgotten = ForgetProcesses(store, record); !forgotten) co_return forgotten;
+  }
+  if (Status written = store.SetBootId(*boot); !written) co_return written;
+  plan_row = record.plan;
+  if (plan_row) {
+    Result<Plan> parsed = ParsePlan(plan_row->plan, "the plan that is up");
+    if (!parsed) co_return tl::unexpected<Error>(std::move(parsed).error());
+    plan = std::move(*parsed);
+  }
+  instances_ = record.instances;
+  if (options.rebuild) {
+    if (Status rebuilt = Rebuild(record); !rebuilt) co_return rebuilt;
+  }
+  if (Status ended = co_await EndStrays(record); !ended) co_return ended;
+  ResumeDomains(record);
+  ResumeShares(record);
+  WatchHealth();
+  asio::co_spawn(parts.loop, LookAround(), EndsTheProgram);
+  if (record.operation || (rebooted && plan_row)) {
+    asio::co_spawn(parts.loop, GoOn(record.operation), EndsTheProgram);
+  } else {
+    asio::co_spawn(parts.loop, RemoveOrphans(), EndsTheProgram);
+  }
+  events.Append("daemon", "node", "started",
+                fmt::format("{} shares and {} mps domains taken over", record.shares.size(),
+                            record.domains.size()));
+  co_return Status{};
+}
+
+// Processes, folders and sockets that carry our mark and that no row names: begun and never
+// written, or half removed.
+Task<Status> NodeCore::EndStrays(const NodeRecord& record) {
+  std::set<std::string> shares;
+  for (const ShareRow& row : record.shares) {
+    // One that was being started may have a process that nobody wrote down; it is begun anew.
+    if (row.state == RowState::kPresent) shares.insert(row.share.id);
+  }
+  std::set<std::string> strays;
+  for (const auto& [process, share] : ProcessesOfShares(settings.state)) {
+    if (shares.count(share) == 0) strays.insert(share);
+  }
+  std::set<std::string> domains;
+  for (const DomainRow& row : record.domains) domains.insert(row.domain.name);
+  std::vector<std::string> folders;
+  std::error_code failed;
+  for (const auto& entry : std::filesystem::directory_iterator(settings.run + "/mps", failed)) {
+    if (domains.count(entry.path().filename()) == 0) folders.push_back(entry.path());
+  }
+  const std::string state = settings.state;
+  auto end = [strays, folders, state]() -> Status {
+    for (const std::string& share : strays) {
+      ProcessEnding ending;
+      ending.share = share;
+      ending.state = state;
+      RETURN_IF_ERROR(EndProcess(ending));
+    }
+    for (const std::string& folder : folders) RETURN_IF_ERROR(EndLeftovers(folder));
+    return {};
+  };
+  if (!strays.empty() || !folders.empty()) {
+    events.Append("daemon", "node", "strays",
+                  fmt::format("ends {} shares and {} mps domains that nobody wrote down",
+                              strays.size(), folders.size()));
+  }
+  co_return co_await OnPool(parts.pool, end);
+}
+
+void NodeCore::ResumeDomains(const NodeRecord& record) {
+  for (const DomainRow& row : record.domains) {
+    DomainTarget target;
+    target.domain = row.domain;
+    for (const Device& device : ledger_->devices()) {
+      if (device.uuid() == row.domain.device_uuid()) target.sm_count = device.sm_count;
+    }
+    target.seat = SeatOfDevice(row.domain.gpu_uuid, row.domain.mig_uuid);
+    const auto domain = MakeDomain(target, row);
+    if (row.state != RowState::kRemoving) continue;
+    retiring_.insert(row.domain.name);
+    asio::co_spawn(parts.loop, RetireDomain(row.domain.name), EndsTheProgram);
+  }
+}
+
+std::optional<MigSeat> NodeCore::SeatOfDevice(const std::string& gpu_uuid,
+                                              const std::string& mig_uuid) const {
+  const Gpu* const gpu = inventory_.FindGpu(gpu_uuid);
+  if (mig_uuid.empty() || gpu == nullptr) return std::nullopt;
+  for (const GpuInstance& instance : gpu->instances) {
+    for (const ComputeInstance& compute : instance.compute_instances) {
+      if (compute.uuid != mig_uuid) continue;
+      MigSeat seat;
+      seat.profile = instance.profile;
+      seat.profile_id = instance.profile_id;
+      seat.start = instance.placement.start;
+      seat.size = instance.placement.size;
+      return seat;
+    }
+  }
+  return std::nullopt;
+}
+
+void NodeCore::ResumeShares(const NodeRecord& record) {
+  std::map<std::string, ReplicaRow> history;
+  for (const ReplicaRow& row : record.replicas) history[row.id] = row;
+  for (const ShareRow& row : record.shares) {
+    ledger_->Keep(row.share);
+    if (row.replica) {
+      ResumeReplica(row, history);
+      continue;
+    }
+    std::optional<ProcessHandle> process;
+    // One that was being granted has no answer, and never will.
+    if (row.state == RowState::kPresent && row.process) {
+      if (auto opened = ProcessHandle::Open(IdentityOf(*row.process))) process = std::move(*opened);
+    }
+    Hold(row, std::move(process));
+  }
+}
+
+void NodeCore::ResumeReplica(const ShareRow& row,
+                             const std::map<std::string, ReplicaRow>& history) {
+  Result<ReplicaTarget> target = ParseReplicaTarget(row.target, "the node's state");
+  if (!target) {
+    events.Append("share", row.share.id, "unreadable", target.error().message);
+    return;
+  }
+  target->share = row.share;
+  const auto it = history.find(target->id);
+  const auto replica =
+      MakeReplica(*target, row, it == history.end() ? std::nullopt : std::optional(it->second));
+  if (row.state == RowState::kRemoving) {
+    asio::co_spawn(parts.loop, FinishRemoval(target->id), EndsTheProgram);
+  }
+}
+
+Task<void> NodeCore::FinishRemoval(std::string replica) {
+  const auto self = shared_from_this();
+  const std::shared_ptr<ReplicaKeeper> keeper = replicas_.at(replica);
+  const Status ended = co_await keeper->End();
+  if (!ended) co_return;
+  ledger_->Release(keeper->share().id);
+  if (const auto it = replicas_.find(replica); it != replicas_.end() && it->second == keeper) {
+    replicas_.erase(it);
+  }
+}
+
+// Goes on with what was under way. Without an operation, after a reboot, with the plan itself.
+Task<void> NodeCore::GoOn(std::optional<OperationRow> operation) {
+  const auto self = shared_from_this();
+  if (!operation) {
+    operation.emplace();
+    operation->id = fmt::format("again-{}", UtcMilliseconds());
+    operation->to = plan_row;
+    operation->started_at = UtcMilliseconds();
+    if (const Status written = store.PutOperation(*operation); !written) co_return;
+  }
+  const std::string what(OperationKindName(operation->kind));
+  const Turn turn(*this, fmt::format("{}, begun {}", what, operation->started_at));
+  events.Append("plan", what, "resumed",
+                fmt::format("begun {}, going {}", operation->started_at,
+                            OperationDirectionName(operation->direction)));
+  Status done;
+  if (operation->kind == OperationKind::kMig) {
+    done = co_await FinishMig(*operation, Silent);
+  } else {
+    done = co_await Finish(*operation, Silent);
+  }
+  if (!done) events.Append("plan", what, "failed", done.error().message);
+}
+
+// Instances of shares that are over.
+Task<void> NodeCore::RemoveOrphans() {
+  const auto self = shared_from_this();
+  std::set<std::string> shares;
+  for (const MigInstanceRow& row : instances_) {
+    if (row.made_for.starts_with("share ")) shares.insert(row.made_for.substr(6));
+  }
+  for (const std::string& share : shares) {
+    if (held_.count(share) == 0) co_await RemoveInstances(share);
+  }
+}
+
+// A new store for what still runs: every process of ours carries what it was started with.
+Status NodeCore::Rebuild(NodeRecord& record) {
+  std::map<std::string, ProcessIdentity> leaders;  // Of each share, the process that began it.
+  const auto marks = ProcessesWithEnvironment(kRecordVariable);
+  std::int64_t last = 0;
+  for (const auto& [process, share] : ProcessesOfShares(settings.state)) {
+    const auto [it, first] = leaders.try_emplace(share, process);
+    if (!first && process.start_ticks < it->second.start_ticks) it->second = process;
+  }
+  for (const auto& [id, process] : leaders) {
+    const auto mark = marks.find(process);
+    if (mark == marks.end()) continue;
+    ShareRow row;
+    row.state = RowState::kPresent;
+    row.process = RowOf(process, std::nullopt);
+    if (auto target = ParseReplicaTarget(mark->second, "a process's mark")) {
+      row.replica = true;
+      row.share = target->share;
+      row.target = mark->second;
+    } else if (auto share = ParseShare(mark->second, "a process's mark")) {
+      row.share = std::move(*share);
+    } else {
+      continue;
+    }
+    last = std::max<std::int64_t>(last, std::strtoll(id.c_str() + 1, nullptr, 10));
+    RETURN_IF_ERROR(store.PutShare(row));
+    record.shares.push_back(std::move(row));
+  }
+  RETURN_IF_ERROR(store.SkipShareIds(last));
+  for (const auto& [process, mark] : marks) {
+    Result<Domain> domain = ParseDomain(mark, "a process's mark");
+    if (!domain) continue;
+    DomainRow row;
+    row.domain = std::move(*domain);
+    row.state = RowState::kPresent;
+    row.pipe_directory = fmt::format("{}/mps/{}", settings.run, row.domain.name);
+    row.daemon = RowOf(process, std::nullopt);
+    // The control daemon's servers have its environment; it is the one that began first.
+    const auto same = std::find_if(record.domains.begin(), record.domains.end(),
+                                   [&](auto& each) { return each.domain.name == row.domain.name; });
+    if (same == record.domains.end()) {
+      record.domains.push_back(row);
+    } else if (process.start_ticks < static_cast<std::uint64_t>(same->daemon->start_ticks)) {
+      *same = row;
+    }
+  }
+  for (const DomainRow& row : record.domains) RETURN_IF_ERROR(store.PutDomain(row));
+  events.Append("daemon", "node", "rebuilt",
+                fmt::format("{} shares and {} mps domains found", record.shares.size(),
+                            record.domains.size()));
+  return {};
+}
+
+}  // namespace sublet
