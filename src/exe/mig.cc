@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "exe/mig_verbs.h"
 #include "exe/program.h"
 #include "model/board.h"
 #include "model/document.h"
@@ -55,7 +56,7 @@ Result<int> Check(const Flags& flags) {
 }  // namespace
 
 void AddMigVerb(Program& program) {
-  CLI::App* mig = program.app.add_subcommand("mig", "Questions about MIG instances");
+  CLI::App* mig = program.app.add_subcommand("mig", "Check, plan, make and compare MIG instances");
   mig->require_subcommand(1);
 
   auto flags = std::make_shared<Flags>();
@@ -68,6 +69,11 @@ void AddMigVerb(Program& program) {
   check->add_flag("--json", flags->json, "Print JSON for programs");
   check->footer("Exit status: 0 placeable, 1 not; the reason is printed.");
   check->callback([&program, flags] { program.chosen = [flags] { return Check(*flags); }; });
+
+  AddMigPlan(program, *mig);
+  AddMigApply(program, *mig);
+  AddMigAssert(program, *mig);
+  AddMigExport(program, *mig);
 }
 
 }  // namespace sublet

@@ -34,7 +34,7 @@ enum class MigHookPoint {
   kApplyStart,      // Always, before anything is changed.
   kPreApplyMode,    // Where the MIG mode of a GPU must change.
   kPreApplyConfig,  // Where MIG devices must change.
-  kApplyExit,       // Always, at the end, whatever came of it.
+  kApplyExit,       // At the end, whatever came of it, unless a kApplyStart hook failed.
 };
 std::string_view MigHookPointName(MigHookPoint point);  // "apply-start"
 
