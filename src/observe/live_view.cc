@@ -464,4 +464,40 @@ LiveView AfterKey(LiveView view, LiveKey key, const NodeStatus& status, const Li
   return view;
 }
 
+LiveInput ParseLiveInput(std::string_view bytes) {
+  struct Word {
+    std::string_view bytes;
+    LiveKey key;
+  };
+  // The escape sequences first: their letters mean nothing by themselves.
+  static constexpr Word kWords[] = {
+      {"\x1b[A", LiveKey::kUp},   {"\x1bOA", LiveKey::kUp},      {"\x1b[B", LiveKey::kDown},
+      {"\x1bOB", LiveKey::kDown}, {"\x1b[5~", LiveKey::kPageUp}, {"\x1b[6~", LiveKey::kPageDown},
+      {"\x1b[H", LiveKey::kHome}, {"\x1b[1~", LiveKey::kHome},   {"k", LiveKey::kUp},
+      {"j", LiveKey::kDown},      {"b", LiveKey::kPageUp},       {" ", LiveKey::kPageDown},
+      {"g", LiveKey::kHome},      {"n", LiveKey::kSortPlace},    {"m", LiveKey::kSortMemory},
+      {"s", LiveKey::kSortSm},    {"t", LiveKey::kSortTenant},   {"u", LiveKey::kSortUptime},
+  };
+  LiveInput input;
+  while (!bytes.empty()) {
+    const auto word =
+        std::ranges::find_if(kWords, [&](const Word& one) { return bytes.starts_with(one.bytes); });
+    if (word != std::end(kWords)) {
+      input.keys.push_back(word->key);
+      bytes.remove_prefix(word->bytes.size());
+      continue;
+    }
+    if (bytes.front() == 'q' || bytes.front() == 'Q') input.quit = true;
+    std::size_t length = 1;
+    // Another key's sequence ends with a letter or '~'.
+    if (bytes.starts_with("\x1b[") || bytes.starts_with("\x1bO")) {
+      length = 2;
+      while (length < bytes.size() && (bytes[length] < '@' || bytes[length] > '~')) ++length;
+      length = std::min(length + 1, bytes.size());
+    }
+    bytes.remove_prefix(length);
+  }
+  return input;
+}
+
 }  // namespace sublet

@@ -14,8 +14,9 @@
 // Thread safety: pure functions of values.
 #pragma once
 
-#include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "model/node_status.h"
 
@@ -46,6 +47,14 @@ enum class LiveKey {
   kSortTenant,
   kSortUptime
 };
+
+// What a terminal in raw mode has sent, as far as it means something here: arrows and pages (or k,
+// j, b, space), home (or g), n, m, s, t, u for the orders, q.
+struct LiveInput {
+  std::vector<LiveKey> keys;
+  bool quit = false;
+};
+LiveInput ParseLiveInput(std::string_view bytes);
 
 std::string LiveFrame(const NodeStatus& status, const LiveView& view, const LiveSize& size);
 

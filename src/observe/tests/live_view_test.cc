@@ -150,6 +150,22 @@ TEST(LiveView, NamesCannotSteerTheTerminal) {
   EXPECT_THAT(frame, HasSubstr("train ?[31m"));
 }
 
+TEST(LiveInput, KnowsKeysHoweverTheyComeTogether) {
+  const LiveInput input = ParseLiveInput("\x1b[Am\x1bOB\x1b[6~gk");
+  EXPECT_THAT(input.keys, ElementsAre(LiveKey::kUp, LiveKey::kSortMemory, LiveKey::kDown,
+                                      LiveKey::kPageDown, LiveKey::kHome, LiveKey::kUp));
+  EXPECT_FALSE(input.quit);
+  EXPECT_TRUE(ParseLiveInput("mq").quit);
+}
+
+TEST(LiveInput, OtherKeysMeanNothing) {
+  // F5, a shifted arrow, a mouse report, delete, a lone escape, an umlaut.
+  const LiveInput input = ParseLiveInput("\x1b[15~\x1b[1;2A\x1b[<0;3;4M\x1b[3~\x1b\xc3\xa4x");
+  EXPECT_THAT(input.keys, SizeIs(0));
+  EXPECT_FALSE(input.quit);
+  EXPECT_FALSE(ParseLiveInput("\x1b[").quit);
+}
+
 TEST(LiveView, ANodeWithoutGpusSaysSo) {
   EXPECT_THAT(LiveFrame({}, {}, {.columns = 80, .rows = 24}), HasSubstr("no GPU is seen"));
 }
