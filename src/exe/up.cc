@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "base/files.h"
@@ -14,6 +15,7 @@
 #include "exe/fleet_file.h"
 #include "exe/node_client.h"
 #include "exe/operation_view.h"
+#include "exe/planning_node.h"
 #include "exe/program.h"
 #include "model/document.h"
 #include "render/summary.h"
@@ -51,7 +53,9 @@ std::string FolderOfFile(const std::string& path) {
 
 Result<Plan> MakePlanFor(NodeClient& node, const std::string& text, const PlanFiles& files) {
   ASSIGN_OR_RETURN(const PlanInputs inputs, ParsePlanInputs(text, files));
-  ASSIGN_OR_RETURN(const Inventory inventory, node.ReadInventory());
+  ASSIGN_OR_RETURN(Inventory seen, node.ReadInventory());
+  ASSIGN_OR_RETURN(const NodeStatus status, node.ReadStatus());
+  const Inventory inventory = ForPlanning(std::move(seen), status);
   ASSIGN_OR_RETURN(const std::optional<Plan> current, node.ReadPlan());
   PlanRequest request = inputs.Request();
   request.node = &inventory;
