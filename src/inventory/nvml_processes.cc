@@ -4,11 +4,12 @@
 
 namespace sublet {
 
-std::vector<nvml::ProcessInfo> ListProcesses(ProcessLister lister, nvml::Device device) {
+std::optional<std::vector<nvml::ProcessInfo>> ListProcesses(ProcessLister lister,
+                                                            nvml::Device device) {
+  if (lister == nullptr) return std::nullopt;
   std::vector<nvml::ProcessInfo> processes;
-  if (lister == nullptr) return processes;
   unsigned room = 64;
-  // Processes come while they are counted; after four rounds of that the answer stays empty.
+  // Processes come while they are counted; after four rounds of that there is no answer.
   for (int attempt = 0; attempt < 4; ++attempt) {
     processes.resize(room);
     unsigned count = room;
@@ -20,7 +21,7 @@ std::vector<nvml::ProcessInfo> ListProcesses(ProcessLister lister, nvml::Device 
     if (code != nvml::kInsufficientSize) break;
     room = count + 32;
   }
-  return {};
+  return std::nullopt;
 }
 
 }  // namespace sublet

@@ -2,7 +2,7 @@
 //
 // The driver's lists of processes, read whole while processes come and go.
 //
-//   for (const nvml::ProcessInfo& one : ListProcesses(api.device_mps_processes, device)) ...
+//   if (const auto list = ListProcesses(api.device_mps_processes, device)) ...
 //
 // What may surprise: clients of MPS stand in the compute list too, and so does their server; only
 // the clients stand in the MPS list. A client that faulted stays listed until its process ends. The
@@ -11,6 +11,7 @@
 // Thread safety: no shared state.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "inventory/nvml_api.h"
@@ -19,7 +20,8 @@ namespace sublet {
 
 using ProcessLister = nvml::Return (*)(nvml::Device, unsigned*, nvml::ProcessInfo*);
 
-// Empty where the driver lacks the function or doesn't tell.
-std::vector<nvml::ProcessInfo> ListProcesses(ProcessLister lister, nvml::Device device);
+// Absent where the driver lacks the function or doesn't tell.
+std::optional<std::vector<nvml::ProcessInfo>> ListProcesses(ProcessLister lister,
+                                                            nvml::Device device);
 
 }  // namespace sublet

@@ -196,7 +196,8 @@ std::string Printable(std::string_view text) {
 void ReadProcesses(const Api& api, nvml::Device device, Gpu& gpu) {
   std::map<int, GpuProcess> found;
   const auto add = [&](ProcessLister list, ProcessType type) {
-    for (const nvml::ProcessInfo& info : ListProcesses(list, device)) {
+    for (const nvml::ProcessInfo& info :
+         ListProcesses(list, device).value_or(std::vector<nvml::ProcessInfo>())) {
       GpuProcess& process = found[static_cast<int>(info.pid)];
       process.pid = static_cast<int>(info.pid);
       process.type = type;

@@ -15,9 +15,11 @@ namespace {
 
 using Key = std::pair<int, int>;  // Pid, and GPU instance or -1.
 
-void AddList(ProcessLister lister, nvml::Device device, const auto& mark,
+// False where the driver doesn't tell.
+bool AddList(ProcessLister lister, nvml::Device device, const auto& mark,
              std::map<Key, ProcessUsage>& processes) {
-  for (const nvml::ProcessInfo& info : ListProcesses(lister, device)) {
+  const auto list = ListProcesses(lister, device);
+  for (const nvml::ProcessInfo& info : list.value_or(std::vector<nvml::ProcessInfo>())) {
     const bool instance = info.gpu_instance_id != nvml::kNoInstance;
     const int gpu_instance = instance ? static_cast<int>(info.gpu_instance_id) : -1;
     ProcessUsage& process = processes[{static_cast<int>(info.pid), gpu_instance}];
@@ -28,6 +30,7 @@ void AddList(ProcessLister lister, nvml::Device device, const auto& mark,
     }
     mark(process);
   }
+  return list.has_value();
 }
 
 struct SmFigures {
@@ -74,10 +77,10 @@ void ReadProcesses(const nvml::Api& api, nvml::Device device, unsigned long long
   AddList(
       api.device_graphics_processes, device, [](ProcessUsage& one) { one.graphics = true; },
       processes);
-  AddList(
+  gpu.processes_known = AddList(
       api.device_compute_processes, device, [](ProcessUsage& one) { one.graphics = false; },
       processes);
-  AddList(
+  gpu.clients_known = AddList(
       api.device_mps_processes, device,
       [](ProcessUsage& one) {
         one.graphics = false;
@@ -130,7 +133,8 @@ void AddTo(std::optional<T>& sum, const std::optional<T>& value) {
 void AttributeDomains(const std::vector<Share>& shares, NodeUsage& usage) {
   std::map<std::string, std::vector<std::string>> users;  // Of each domain: shares with processes.
   for (const Share& share : shares) {
-    if (!share.domain.empty() && usage.shares.contains(share.id)) {
+    const auto used = usage.shares.find(share.id);
+    if (!share.domain.empty() && used != usage.shares.end() && !used->second.pids.empty()) {
       users[share.domain].push_back(share.id);
     }
   }
@@ -138,6 +142,19 @@ void AttributeDomains(const std::vector<Share>& shares, NodeUsage& usage) {
     const auto percent = usage.domain_sm_percent.find(domain);
     if (percent == usage.domain_sm_percent.end() || ids.size() != 1) continue;
     usage.shares[ids.front()].sm_used_percent = percent->second;
+  }
+}
+
+// Shares without a process on their GPU use nothing of it, if the driver has told them all.
+void AddIdle(const UsageSample& sample, const std::vector<Share>& shares, NodeUsage& usage) {
+  for (const Share& share : shares) {
+    const auto gpu = std::ranges::find(sample.gpus, share.gpu_uuid, &GpuUsage::uuid);
+    const bool known = gpu != sample.gpus.end() && gpu->problem.empty() && gpu->processes_known;
+    if (!known) continue;
+    const auto [at, is_new] = usage.shares.try_emplace(share.id);
+    if (!is_new) continue;
+    at->second.memory_used = Bytes{};
+    at->second.sm_used_percent = 0;
   }
 }
 
@@ -191,6 +208,7 @@ NodeUsage AttributeUsage(const UsageSample& sample, const ProcessOwners& owners,
     }
     for (auto& [pid, one] : foreign) usage.foreign[gpu.uuid].push_back(std::move(one));
   }
+  AddIdle(sample, shares, usage);
   for (auto& [id, share] : usage.shares) {
     if (share.sm_used_percent) share.sm_used_percent = std::min(*share.sm_used_percent, 100.0);
     std::ranges::sort(share.pids);
@@ -212,6 +230,7 @@ std::vector<Unconfined> UnconfinedSearch::Find(const UsageSample& sample,
   std::map<std::pair<int, std::int64_t>, std::int64_t> seen;
   std::vector<Unconfined> found;
   for (const GpuUsage& gpu : sample.gpus) {
+    if (!gpu.clients_known) continue;
     for (const ProcessUsage& process : gpu.processes) {
       const auto owner = owners.find(process.pid);
       if (process.mps_client || process.graphics || owner == owners.end()) continue;

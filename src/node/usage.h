@@ -53,6 +53,8 @@ struct GpuUsage {
   Bytes memory_used;
   std::optional<int> utilisation_percent;
   std::vector<ProcessUsage> processes;  // Ascending pid; one entry for each GPU instance.
+  bool processes_known = false;         // The driver tells all that compute.
+  bool clients_known = false;           // The driver tells which are MPS clients.
   std::string problem;                  // Why the GPU didn't answer; empty: it did.
 };
 
@@ -79,13 +81,14 @@ struct ProcessOwner {
 using ProcessOwners = std::map<int, ProcessOwner>;  // By pid.
 
 struct ShareUsage {
-  std::optional<Bytes> memory_used;       // Of all its processes; absent where none is known.
+  std::optional<Bytes> memory_used;       // Of all its processes; absent where it isn't known.
   std::optional<double> sm_used_percent;  // At most 100.
   std::vector<int> pids;                  // On GPUs; ascending.
 };
 
 struct NodeUsage {
-  std::map<std::string, ShareUsage> shares;                    // By id.
+  // By id: every share that has processes on a GPU, or whose GPU's processes are known.
+  std::map<std::string, ShareUsage> shares;
   std::map<std::string, double> domain_sm_percent;             // By the domain's name.
   std::map<std::string, std::vector<ForeignProcess>> foreign;  // By GPU; ascending pid.
 };
@@ -104,7 +107,8 @@ struct Unconfined {
 
 // Finds processes of shares with a domain that the driver lists as compute, but not as MPS clients.
 // The driver's lists are read one after the other, and a client that just starts may be in the
-// wrong one: it is named only when seen so in two samples, `grace_s` apart or more.
+// wrong one: it is named only when seen so in two samples, `grace_s` apart or more. Where the
+// driver doesn't tell which are MPS clients, nobody is named.
 class UnconfinedSearch {
  public:
   explicit UnconfinedSearch(double grace_s = 2) : grace_s_(grace_s) {}

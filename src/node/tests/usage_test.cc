@@ -38,6 +38,7 @@ UsageSample SampleOf(std::vector<ProcessUsage> processes) {
   GpuUsage gpu;
   gpu.uuid = "GPU-0";
   gpu.processes = std::move(processes);
+  gpu.clients_known = true;
   return {.gpus = {gpu}};
 }
 
@@ -115,6 +116,20 @@ TEST(AttributeUsage, UnderMpsAServersFigureIsTheDomainsAndOfOnlyOneShare) {
   EXPECT_THAT(crowd.domain_sm_percent, UnorderedElementsAre(Pair("gpu0-a", 99)));
 }
 
+TEST(AttributeUsage, AShareWithoutProcessesUsesNothingIfTheDriverTellsThemAll) {
+  Share share = ShareOf("s1");
+  share.gpu_uuid = "GPU-0";
+  UsageSample sample = SampleOf({});
+  EXPECT_THAT(AttributeUsage(sample, {}, {share}).shares, IsEmpty()) << "perhaps it didn't answer";
+  sample.gpus[0].processes_known = true;
+  const NodeUsage usage = AttributeUsage(sample, {}, {share});
+  EXPECT_EQ(usage.shares.at("s1").memory_used, 0_MiB);
+  EXPECT_EQ(usage.shares.at("s1").sm_used_percent, 0);
+  EXPECT_THAT(usage.shares.at("s1").pids, IsEmpty());
+  sample.gpus[0].problem = "gpu is lost (15)";
+  EXPECT_THAT(AttributeUsage(sample, {}, {share}).shares, IsEmpty());
+}
+
 constexpr std::int64_t kSecond = 1'000'000'000;
 
 TEST(Unconfined, AClientThatIsNoneIsNamedAfterTheGrace) {
@@ -130,6 +145,16 @@ TEST(Unconfined, AClientThatIsNoneIsNamedAfterTheGrace) {
   EXPECT_EQ(found[0].started, 5);
   EXPECT_EQ(found[0].share, "s1");
   EXPECT_EQ(found[0].gpu_uuid, "GPU-0");
+}
+
+TEST(Unconfined, NobodyIsNamedWhereTheDriverDoesNotTellClients) {
+  UnconfinedSearch search(0);
+  UsageSample sample = SampleOf({Process(10, 1_MiB)});
+  sample.gpus[0].clients_known = false;
+  const ProcessOwners owners{{10, Owner(Kind::kShare, "s1")}};
+  const std::vector<Share> shares{ShareOf("s1", "gpu0-a")};
+  search.Find(sample, owners, shares, 0);
+  EXPECT_THAT(search.Find(sample, owners, shares, kSecond), IsEmpty());
 }
 
 TEST(Unconfined, OneThatBecameAClientIsForgotten) {
@@ -208,6 +233,8 @@ TEST_F(SampleUsageTest, ReadsEachGpuAndItsProcesses) {
   const GpuUsage& gpu = sample->gpus[1];
   EXPECT_EQ(gpu.index, 1);
   EXPECT_THAT(gpu.uuid, HasSubstr("GPU-"));
+  EXPECT_TRUE(gpu.processes_known);
+  EXPECT_TRUE(gpu.clients_known);
   EXPECT_EQ(gpu.memory_used - sample->gpus[0].memory_used, 6_GiB);
   ASSERT_THAT(gpu.processes, SizeIs(3)) << "each once, though clients are in two lists";
   for (const ProcessUsage& one : gpu.processes) {
