@@ -15,6 +15,7 @@
 
 #include "base/crash_point.h"
 #include "node/node_core.h"
+#include "node/plan_binding.h"
 
 namespace sublet {
 namespace {
@@ -169,7 +170,8 @@ Status NodeCore::Fits(const PlanTarget& target) {
 
 Result<std::vector<std::string>> NodeCore::UpSteps(const Plan& wanted,
                                                    const std::string& directory) {
-  ASSIGN_OR_RETURN(PlanTarget target, TargetFor(wanted, directory));
+  ASSIGN_OR_RETURN(const Plan bound, BindPlan(wanted, inventory_, Current()));
+  ASSIGN_OR_RETURN(PlanTarget target, TargetFor(bound, directory));
   RETURN_IF_ERROR(Fits(target));
   const PlanTarget current = Current();
   std::vector<std::string> lines;
@@ -186,6 +188,10 @@ Task<Status> NodeCore::Up(Plan wanted, std::string directory, Progress progress)
   if (Result<Inventory> stock = co_await TakeStock(); !stock) {
     co_return tl::unexpected<Error>(std::move(stock).error());
   }
+  // The bound plan is what is kept: bound again, when other things run, it might move.
+  Result<Plan> bound = BindPlan(std::move(wanted), inventory_, Current());
+  if (!bound) co_return tl::unexpected<Error>(std::move(bound).error());
+  wanted = std::move(*bound);
   const Result<PlanTarget> target = TargetFor(wanted, directory);
   if (!target) co_return tl::unexpected<Error>(target.error());
   if (Status fits = Fits(*target); !fits) co_return fits;
