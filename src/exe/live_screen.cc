@@ -55,6 +55,7 @@ void TakeOver() {
 
 void OnEnding(int signal) {
   PutBack();
+  changed = true;  // A stop that is over, or that the kernel refused, ends in another picture.
   // Blocked until this returns, and then it does what it does by default.
   ::signal(signal, SIG_DFL);
   ::raise(signal);

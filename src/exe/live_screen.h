@@ -36,8 +36,8 @@ class LiveScreen {
   };
   Size size() const;
 
-  // Replaces as many lines as the frame has. Lines are separated by newlines; one that is too long is
-  // cut.
+  // Replaces as many lines as the frame has. They are separated by newlines; one that is too long
+  // is cut.
   void Draw(std::string_view frame);
 
   struct Event {
