@@ -8,6 +8,7 @@
 
 #include "base/files.h"
 #include "base/terminal.h"
+#include "exe/node_client.h"
 #include "exe/node_place.h"
 #include "exe/program.h"
 #include "exe/this_node.h"
@@ -98,6 +99,11 @@ Status MigNode::Look() {
 
 Status MigNode::Apply(const MigChange& change) const {
   if (change.steps.empty()) return {};
+  if (flags_.nvml.empty()) {
+    // The node's daemon knows which instances shares hold, and goes on after a crash.
+    ASSIGN_OR_RETURN(NodeClient daemon, ConnectToNode("", Intent::kStart));
+    return daemon.PutMig(change.layout.Targets(), [](const OperationStep&) {});
+  }
   ASSIGN_OR_RETURN(const NvmlLibrary nvml, NvmlLibrary::Open(NvmlPath(flags_.nvml)));
   NoMigJournal journal;
   return ApplyTargets(nvml.api(), change.steps, change.layout.Targets(), journal, kPatience);

@@ -61,7 +61,9 @@ class MigNode {
   const Inventory& inventory() const { return inventory_; }
   // Reads it once more.
   Status Look();
-  // Does the steps, verifies the result, undoes all where something fails.
+  // Has the steps done, by the node's daemon, which is started where none runs; in this process
+  // where a library was named, which that daemon might not use. Verifies the result, undoes all
+  // where something fails.
   Status Apply(const MigChange& change) const;
 
  private:

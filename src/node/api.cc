@@ -121,7 +121,8 @@ Task<void> NodeApi::Answer(HttpRequest request, Responder& to) {
 Task<void> NodeApi::AnswerGet(const HttpRequest& request, Responder& to) {
   const std::string& path = request.path;
   if (path == "/v1/status") {
-    co_await to.Send(200, kJsonType, NodeStatusToJson(node_.Now()).dump() + "\n");
+    const NodeStatus status = co_await node_.Now();
+    co_await to.Send(200, kJsonType, NodeStatusToJson(status).dump() + "\n");
   } else if (path == "/v1/health") {
     co_await to.Send(200, kJsonType, "{\"ok\":true}\n");
   } else if (path == "/v1/node") {
@@ -136,7 +137,8 @@ Task<void> NodeApi::AnswerGet(const HttpRequest& request, Responder& to) {
   } else if (path.starts_with("/v1/logs/")) {
     co_await StreamLog(request, to);
   } else if (path == "/metrics") {
-    co_await to.Send(200, kMetricsType, MetricsText(node_.Now(), node_.Counters()));
+    const NodeStatus status = co_await node_.Now();
+    co_await to.Send(200, kMetricsType, MetricsText(status, node_.Counters()));
   } else {
     co_await to.Refuse(ErrorCode::kNotFound, fmt::format("no such resource: {}", path));
   }

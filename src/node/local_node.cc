@@ -23,6 +23,9 @@ constexpr double kWatchedLookSeconds = 1;
 constexpr double kWatchedForSeconds = 5;
 constexpr double kRotateSeconds = 10;
 
+constexpr double kLockPatienceSeconds = 1;
+constexpr useconds_t kLockLookMicroseconds = 20'000;
+
 std::optional<std::string> Variable(const char* name) {
   const char* const value = std::getenv(name);
   if (value == nullptr || *value == '\0') return std::nullopt;
@@ -43,6 +46,18 @@ ContextSize ContextsOf(const Inventory& inventory) {
   };
 }
 
+// A daemon that was killed while it started a process has, for a moment, a child that is still a
+// copy of it and holds its lock.
+Result<NodeStore> OpenStore(const std::string& directory) {
+  const Deadline deadline = Deadline::In(kLockPatienceSeconds);
+  while (true) {
+    Result<NodeStore> store = NodeStore::Open(directory);
+    const bool taken = !store && store.error().code == ErrorCode::kConflict;
+    if (!taken || deadline.Passed()) return store;
+    ::usleep(kLockLookMicroseconds);
+  }
+}
+
 Status MakeFolder(const std::string& path, mode_t mode) {
   if (::mkdir(path.c_str(), mode) == 0 || errno == EEXIST) return {};
   return FailFromErrno(errno, fmt::format("making {}", path));
@@ -58,6 +73,7 @@ NodeCore::NodeCore(asio::io_context& loop, asio::thread_pool& pool, NodeOptions 
       parts{loop, pool, store, events, counters, settings},
       retired_(loop),
       operation_over_(loop),
+      looked_(loop),
       bell_(loop) {
   settings.state = options.state;
   settings.run = options.run;
@@ -119,6 +135,18 @@ Task<void> NodeCore::LookAround() {
 }
 
 Task<void> NodeCore::Look() {
+  if (looking_) {
+    co_await looked_.Next();
+    co_return;
+  }
+  looking_ = true;
+  co_await LookOnce();
+  looking_ = false;
+  sampled_at_ = Clock();
+  looked_.Announce();
+}
+
+Task<void> NodeCore::LookOnce() {
   // The directory and the cursor are the worker's until it has answered.
   const auto directory = directory_;
   const auto cursor = cursor_;
@@ -192,8 +220,14 @@ void NodeCore::EndUnconfined(const Sighting& seen) {
 
 // ---- status ------------------------------------------------------------------------------------
 
-NodeStatus NodeCore::Now() {
+Task<NodeStatus> NodeCore::Fresh() {
+  const auto self = shared_from_this();
   looked_at_ = Clock();
+  if (SecondsSince(sampled_at_) > kWatchedLookSeconds) co_await Look();
+  co_return Now();
+}
+
+NodeStatus NodeCore::Now() {
   NodeStatus status;
   status.hostname = inventory_.host.hostname;
   status.time = UtcMilliseconds();
@@ -268,7 +302,7 @@ void NodeCore::LetGo() {
 
 Result<std::unique_ptr<LocalNode>> LocalNode::Open(asio::io_context& loop, asio::thread_pool& pool,
                                                    NodeOptions options) {
-  ASSIGN_OR_RETURN(NodeStore store, NodeStore::Open(options.state));
+  ASSIGN_OR_RETURN(NodeStore store, OpenStore(options.state));
   auto core = std::make_shared<NodeCore>(loop, pool, std::move(options), std::move(store));
   RETURN_IF_ERROR(core->Begin());
   return std::unique_ptr<LocalNode>(new LocalNode(std::move(core)));
@@ -315,8 +349,8 @@ Result<std::shared_ptr<const ReplicaLog>> LocalNode::Log(const std::string& repl
                                                          const Peer& by) const {
   return core_->Log(replica, by);
 }
-NodeStatus LocalNode::Now() {
-  return core_->Now();
+Task<NodeStatus> LocalNode::Now() {
+  return core_->Fresh();
 }
 Task<Result<Inventory>> LocalNode::TakeStock() {
   return core_->TakeStock();

@@ -111,7 +111,8 @@ class LocalNode {
   // The log of a replica, or of a share by its id; kPermission where it is another tenant's.
   Result<std::shared_ptr<const ReplicaLog>> Log(const std::string& replica, const Peer& by) const;
 
-  NodeStatus Now();
+  // With what the driver said within the last second.
+  Task<NodeStatus> Now();
   Task<Result<Inventory>> TakeStock();
   const std::optional<Plan>& plan() const;
   EventLog& events();

@@ -86,6 +86,8 @@ class LoopMigJournal final : public MigJournal {
     if (step.kind == MigStep::Kind::kKeepMode) return {};
     if (!made && state == RowState::kCreating) return {};
     std::erase_if(instances_, same);
+    // What was asked for by itself is the user's from now on.
+    if (made && made_for_ == kMadeForUser) return {};
     if (!made) return store_.RemoveMigInstance(row.gpu_uuid, row.start);
     instances_.push_back(row);
     return store_.PutMigInstance(row);

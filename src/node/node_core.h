@@ -51,7 +51,7 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
 
   // local_node.cc
   Task<Status> Resume();
-  NodeStatus Now();
+  Task<NodeStatus> Fresh();
   NodeCounters Counters() const;
   Status MayAdminister(const Peer& by) const;
   bool Idle() const;
@@ -101,7 +101,9 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   };
 
   Task<void> LookAround();
+  NodeStatus Now();
   Task<void> Look();
+  Task<void> LookOnce();
   void EndUnconfined(const Sighting& seen);
   void RetireDomains();
   Task<void> RetireDomain(std::string name);
@@ -197,6 +199,9 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   NodeUsage usage_;
   Moment looked_at_{};  // By somebody, for whom figures are to be fresh.
   Moment rotated_{};
+  Moment sampled_at_{};
+  bool looking_ = false;
+  Broadcast looked_;
   Bell bell_;
   bool stopping_ = false;
   const Moment began_ = Clock();
