@@ -37,7 +37,7 @@ Result<int> Down(const Flags& flags) {
   });
   view.Finish();
   if (!deleted && Interrupted()) {
-    fmt::print(stderr, "sublet: the node goes on with it: sublet ps shows how far it is\n");
+    fmt::print(stderr, "sublet: the node goes on with it; sublet ps shows how far it is\n");
     return 128 + InterruptSignal();
   }
   if (!deleted) return tl::unexpected<Error>(deleted.error());

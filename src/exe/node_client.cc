@@ -199,7 +199,7 @@ Status NodeClient::PutPlan(const Plan& plan, const std::string& directory, const
   const Status put = Operate(std::move(request), on_step);
   if (put || !deadline.Passed()) return put;
   return Fail(ErrorCode::kUnavailable, fmt::format("not all is ready after {:.0f} s", *patience_s),
-              "the node goes on with it: sublet ps shows how far it is, sublet down takes it down");
+              "the node goes on with it; sublet ps shows how far it is");
 }
 
 Result<std::vector<std::string>> NodeClient::PlanSteps(const Plan& plan,

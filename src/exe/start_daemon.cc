@@ -23,8 +23,8 @@
 #include "base/clock.h"
 #include "base/file_descriptor.h"
 #include "base/files.h"
+#include "http/http_client.h"
 #include "http/http_message.h"
-#include "http/unix_socket.h"
 
 namespace sublet {
 namespace {
@@ -157,8 +157,10 @@ std::string TailOf(const DaemonLog& log) {
   return text;
 }
 
+// Whether one answers. A connection alone says little: one that is being killed still takes them.
 bool Serves(const NodePlace& place) {
-  return ConnectToUnixSocket(place.socket, Deadline::In(kConnectSeconds)).has_value();
+  Result<HttpClient> http = HttpClient::ConnectUnix(place.socket, kConnectSeconds);
+  return http && http->Send({.target = "/v1/health", .timeout_s = kConnectSeconds}).has_value();
 }
 
 // Its path, which says more to people who list processes; the link where the program was replaced

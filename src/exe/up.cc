@@ -99,9 +99,7 @@ Result<int> BringUp(NodeClient& node, const Plan& plan, const std::string& folde
   const Status put = node.PutPlan(plan, folder, on_step, flags.timeout_s);
   view.Finish();
   if (!put && Interrupted()) {
-    fmt::print(stderr,
-               "sublet: the node goes on with it: sublet ps shows how far it is, sublet down "
-               "takes it down\n");
+    fmt::print(stderr, "sublet: the node goes on with it; sublet ps shows how far it is\n");
     return 128 + InterruptSignal();
   }
   if (!put) return tl::unexpected<Error>(put.error());
