@@ -1,7 +1,12 @@
 #include "node/xid_rules.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <string>
+
+#include "base/files.h"
 
 namespace sublet {
 namespace {
@@ -23,6 +28,23 @@ TEST(XidRules, TheCatalogueIsInOrderAndSaysWhy) {
     EXPECT_THAT(rule.name, Not(IsEmpty())) << rule.first;
     EXPECT_THAT(rule.why, Not(IsEmpty())) << rule.first;
     last = rule.last;
+  }
+}
+
+TEST(XidRules, TheDocumentHasThemAll) {
+  const auto document = ReadFile(SUBLET_SOURCE_DIR "/docs/operating/health.md", 1 << 20);
+  ASSERT_TRUE(document) << document.error().message;
+  for (const XidVerdict verdict :
+       {XidVerdict::kTenant, XidVerdict::kIgnore, XidVerdict::kGpu, XidVerdict::kGpuReset}) {
+    std::string numbers;
+    for (const XidRule& rule : XidCatalogue()) {
+      if (rule.verdict != verdict) continue;
+      numbers += numbers.empty() ? "" : ", ";
+      numbers += std::to_string(rule.first);
+      if (rule.last != rule.first) numbers += fmt::format("-{}", rule.last);
+    }
+    EXPECT_THAT(*document,
+                HasSubstr(fmt::format("| `{}` | {} |", XidVerdictName(verdict), numbers)));
   }
 }
 
