@@ -4,8 +4,11 @@
     GET  /health               200 once the graph is captured
     POST /infer                one forward pass; answers {"milliseconds": ...}
     GET  /load?from=S&to=S     with --load: what was done between two moments of the machine's
-                               monotonic clock: requests a second, p50 and p99
+                               monotonic clock: requests a second, p50, p99, the longest pause
     GET  /                     its memory and what it has done so far
+    POST /break                with --breakable: fails as models do, by {"how": "fault"}, an illegal
+                               access on the GPU, or by {"how": "memory"}, taking memory until it
+                               is refused; "most_mib": at most so much, "hold_s": gives it back then
 
 With --load it feeds itself: one request after the other, so that forty of them can be measured
 without a client that takes the cores they need. CLOCK_MONOTONIC is one clock for all processes of a
@@ -18,6 +21,7 @@ Needs PyTorch with CUDA. It knows nothing of Sublet.
 import argparse
 import array
 import bisect
+import ctypes
 import json
 import os
 import pathlib
@@ -32,8 +36,13 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "02_measure"))
 import torch_encoder  # noqa: E402  (the folder must be known first)
 
+import server  # noqa: E402  (the example beside this one)
+
 SHAPE = (1, 64, torch_encoder.MODEL_DIMENSION)
 REMEMBERED = 1 << 19  # Requests: some two minutes of one that has an H200 to itself.
+# In pieces of such sizes memory is taken, by one that fails so.
+LARGEST_PIECE_MIB = 1024
+SMALLEST_PIECE_MIB = 16
 
 
 class Encoder:
@@ -61,6 +70,36 @@ class Encoder:
             return (time.perf_counter() - begin) * 1e3
 
 
+def fault():
+    """An illegal access; takes with it whoever shares this process's MPS server."""
+    torch.cuda.set_device(0)  # PyTorch's context, for this thread too.
+    cuda = server.Cuda()
+    module, poke = ctypes.c_void_p(), ctypes.c_void_p()
+    cuda.cuModuleLoadData(ctypes.byref(module), server.KERNEL)
+    cuda.cuModuleGetFunction(ctypes.byref(poke), module, b"sublet_poke")
+    address = ctypes.c_uint64(16)
+    arguments = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(address), ctypes.c_void_p))
+    cuda.cuLaunchKernel(poke, 1, 1, 1, 1, 1, 1, 0, None, arguments, None)
+    torch.cuda.synchronize()
+
+
+def take_memory(most_mib, hold_s):
+    """Takes memory until it is refused or has `most_mib`; gives it back after `hold_s`."""
+    taken, mib, refused = [], 0, ""
+    piece_mib = min(LARGEST_PIECE_MIB, most_mib)
+    while mib < most_mib and piece_mib >= SMALLEST_PIECE_MIB:
+        try:
+            taken.append(torch.empty(piece_mib << 20, dtype=torch.uint8, device="cuda"))
+            mib += piece_mib
+        except torch.OutOfMemoryError as error:
+            refused = str(error).splitlines()[0]
+            piece_mib //= 2
+    time.sleep(hold_s)
+    taken.clear()
+    torch.cuda.empty_cache()
+    return {"taken_mib": mib, "refused": refused}
+
+
 class Record:
     """When requests ended, and what each took: the last REMEMBERED of them."""
 
@@ -68,8 +107,11 @@ class Record:
         self._ends = array.array("d", bytes(8 * REMEMBERED))
         self._milliseconds = array.array("d", bytes(8 * REMEMBERED))
         self.count = 0
+        self.began = None  # When the first ended.
 
     def add(self, end, milliseconds):
+        if self.count == 0:
+            self.began = end
         place = self.count % REMEMBERED
         self._ends[place] = end
         self._milliseconds[place] = milliseconds
@@ -89,8 +131,12 @@ class Record:
             times += self._milliseconds[:split]
         first, last = bisect.bisect_left(ends, begin), bisect.bisect_left(ends, end)
         ordered = sorted(times[first:last])
+        # A pause counts where it touches the window.
+        around = ends[max(0, first - 1):last + 1]
         answer = {"from": begin, "to": end, "requests": len(ordered),
                   "requests_per_s": len(ordered) / (end - begin),
+                  "longest_pause_ms": 1e3 * max(
+                      (b - a for a, b in zip(around, around[1:])), default=end - begin),
                   # Whether the window is within what is remembered.
                   "complete": count > 0 and len(ends) > 0 and
                               (start == 0 or ends[0] <= begin) and end <= time.monotonic()}
@@ -103,6 +149,7 @@ class Record:
 class Handler(BaseHTTPRequestHandler):
     encoder = None
     record = None
+    breakable = False
 
     def do_GET(self):
         url = urllib.parse.urlsplit(self.path)
@@ -110,6 +157,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"ok": True})
         elif url.path == "/":
             self.answer(200, {"pid": os.getpid(), "requests": self.record.count,
+                              "began": self.record.began,
                               "allocated_mib": torch.cuda.memory_reserved() >> 20,
                               "sms": torch.cuda.get_device_properties(0).multi_processor_count})
         elif url.path == "/load":
@@ -123,9 +171,17 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {"error": "no such page"})
 
     def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/infer":
             self.answer(200, {"milliseconds": round(self.encoder.infer(), 4)})
+        elif self.path == "/break" and self.breakable:
+            wish = json.loads(body)
+            if wish["how"] == "fault":
+                self.answer(200, {"faults": True})
+                fault()
+            else:
+                self.answer(200, take_memory(wish.get("most_mib", float("inf")),
+                                             wish.get("hold_s", 0)))
         else:
             self.answer(404, {"error": "no such page"})
 
@@ -157,6 +213,7 @@ def main():
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8200")),
                         help="(default: the variable PORT, else 8200)")
     parser.add_argument("--load", action="store_true", help="be busy all the time")
+    parser.add_argument("--breakable", action="store_true", help="answer POST /break")
     parser.add_argument("--spin", action="store_true", help="wait for the GPU without sleeping")
     options = parser.parse_args()
 
@@ -165,11 +222,12 @@ def main():
     encoder, record = Encoder(options.spin), Record()
     encoder.infer()
     Handler.encoder, Handler.record = encoder, record
-    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
+    Handler.breakable = options.breakable
+    listener = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
     print(f"serves port {options.port}", flush=True)
     if options.load:
         threading.Thread(target=feed, args=(encoder, record), daemon=True).start()
-    server.serve_forever()
+    listener.serve_forever()
 
 
 if __name__ == "__main__":
