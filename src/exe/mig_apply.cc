@@ -58,9 +58,8 @@ void Print(const MigFlags& flags, const Inventory& node, const std::string& labe
 Result<int> ShowPlan(const MigFlags& flags) {
   ASSIGN_OR_RETURN(const MigConfigLabel label, LoadMigLabel(flags));
   ASSIGN_OR_RETURN(const MigNode node, MigNode::Find(flags, MigNode::For::kLook));
-  ASSIGN_OR_RETURN(const MigChange change,
-                   PlanMigChange(node.inventory(), label, UseOfNode(node.inventory()),
-                                 {.mode_only = flags.mode_only}));
+  ASSIGN_OR_RETURN(const MigChange change, PlanMigChange(node.inventory(), label, node.Use(),
+                                                         {.mode_only = flags.mode_only}));
   Print(flags, node.inventory(), label.name, change, false);
   return 0;
 }
@@ -73,8 +72,7 @@ Result<MigChange> Change(const MigHookRuns& hooks, MigNode& node, const MigConfi
     if (CallsFor(wanted, point)) RETURN_IF_ERROR(hooks.Run(point));
   }
   RETURN_IF_ERROR(node.Look());
-  ASSIGN_OR_RETURN(MigChange change,
-                   PlanMigChange(node.inventory(), label, UseOfNode(node.inventory()), options));
+  ASSIGN_OR_RETURN(MigChange change, PlanMigChange(node.inventory(), label, node.Use(), options));
   RETURN_IF_ERROR(node.Apply(change));
   return change;
 }

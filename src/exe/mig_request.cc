@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -29,6 +30,24 @@ constexpr MigPatience kPatience{.in_use_s = 5};
 Result<NodePlace> SimulatedPlace() {
   if (std::getenv("SUBLET_SIM") != nullptr) return NodePlace{};
   return FindNodePlace("", Intent::kLook);
+}
+
+void AddShare(const Share& share, const Inventory& node, NodeMigUse& use) {
+  const Gpu* const gpu = node.FindGpu(share.gpu_uuid);
+  if (gpu == nullptr) return;
+  const std::string who = fmt::format("share {} of tenant {}", share.id, share.tenant);
+  MigUse by_share;
+  if (share.mig_uuid.empty()) {
+    by_share.whole.push_back(who);
+  } else {
+    for (const GpuInstance& instance : gpu->instances) {
+      if (std::ranges::find(instance.compute_instances, share.mig_uuid, &ComputeInstance::uuid) !=
+          instance.compute_instances.end()) {
+        by_share.instances[instance.id] = {who};
+      }
+    }
+  }
+  use[gpu->uuid].Add(by_share);
 }
 
 }  // namespace
@@ -109,9 +128,18 @@ Status MigNode::Apply(const MigChange& change) const {
   return ApplyTargets(nvml.api(), change.steps, change.layout.Targets(), journal, kPatience);
 }
 
-NodeMigUse UseOfNode(const Inventory& node) {
+NodeMigUse MigNode::Use() const {
   NodeMigUse use;
-  for (const Gpu& gpu : node.gpus) use[gpu.uuid] = UseByProcesses(gpu);
+  for (const Gpu& gpu : inventory_.gpus) use[gpu.uuid] = UseByProcesses(gpu);
+  if (!flags_.nvml.empty()) return use;
+  // Who isn't there has no shares. One that can't be asked is asked again by Apply().
+  const auto place = FindNodePlace("", Intent::kStart);
+  if (!place) return use;
+  auto daemon = NodeClient::Connect(*place, false);
+  if (!daemon) return use;
+  const auto status = daemon->ReadStatus();
+  if (!status) return use;
+  for (const ShareStatus& one : status->shares) AddShare(one.share, inventory_, use);
   return use;
 }
 

@@ -5,7 +5,8 @@
 //
 //   ASSIGN_OR_RETURN(const MigConfigLabel label, LoadMigLabel(flags));
 //   ASSIGN_OR_RETURN(MigNode node, MigNode::Find(flags, MigNode::For::kChange));
-//   ASSIGN_OR_RETURN(const MigChange change, PlanMigChange(node.inventory(), label, use, {}));
+//   ASSIGN_OR_RETURN(const MigChange change,
+//                    PlanMigChange(node.inventory(), label, node.Use(), {}));
 //   RETURN_IF_ERROR(node.Apply(change));
 //
 // Thread safety: one thread.
@@ -49,6 +50,9 @@ struct MigChange {
   std::vector<MigStep> steps;
 };
 
+// By UUID of the GPU.
+using NodeMigUse = std::map<std::string, MigUse>;
+
 // The node whose MIG is looked at or changed: the one that this process's driver shows.
 class MigNode {
  public:
@@ -61,6 +65,9 @@ class MigNode {
   const Inventory& inventory() const { return inventory_; }
   // Reads it once more.
   Status Look();
+  // The processes that the driver shows, and the shares of the node's daemon where one runs: a
+  // share holds its instance also while nothing runs there.
+  NodeMigUse Use() const;
   // Has the steps done, by the node's daemon, which is started where none runs; in this process
   // where a library was named, which that daemon might not use. Verifies the result, undoes all
   // where something fails.
@@ -72,12 +79,6 @@ class MigNode {
   MigFlags flags_;
   Inventory inventory_;
 };
-
-// By UUID of the GPU.
-using NodeMigUse = std::map<std::string, MigUse>;
-
-// The processes that the driver shows.
-NodeMigUse UseOfNode(const Inventory& node);
 
 // The change that leaves everybody alone who is in `use`.
 Result<MigChange> PlanMigChange(const Inventory& node, const MigConfigLabel& label,

@@ -3,13 +3,17 @@
 Usage: mig_test.py SUBLET_PROGRAM SIMULATED_NVML
 """
 
+import ctypes
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
 import unittest
+
+from node_harness import marked, wait_for
 
 SUBLET = os.path.abspath(sys.argv[1])
 NVML = os.path.abspath(sys.argv[2])
@@ -30,15 +34,31 @@ mig-configs:
 
 class MigTest(unittest.TestCase):
     def setUp(self):
-        self.folder = tempfile.TemporaryDirectory()
+        # Short: the daemon's socket lies below.
+        self.folder = tempfile.TemporaryDirectory(prefix="sm", dir="/tmp")
         self.addCleanup(self.folder.cleanup)
         self.path = pathlib.Path(self.folder.name)
         self.environment = {
             "PATH": os.environ["PATH"],
+            "HOME": str(self.path),
             "XDG_RUNTIME_DIR": str(self.path),
+            "XDG_STATE_HOME": str(self.path),
             "SUBLET_SIM": "a100-80gb:2",
             "SUBLET_SIM_STATE": str(self.path / "state"),
         }
+        self.addCleanup(self.end_all)
+
+    def end_all(self):
+        """The daemon that the verbs started, and whatever else is left of the test."""
+        def gone():
+            left = marked("XDG_STATE_HOME", self.path)
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            return not left
+        wait_for("the end of all processes", gone)
 
     def mig(self, *arguments, status=0, **variables):
         done = subprocess.run([SUBLET, "mig", *map(str, arguments)],
@@ -74,6 +94,18 @@ class MigTest(unittest.TestCase):
         self.assertLessEqual(len(lines), 2, done.stderr)
         self.assertEqual(done.stdout, "")
         return done.stderr
+
+    def simulation(self, code):
+        """Has the simulated driver, as `sim`, do something."""
+        subprocess.run([sys.executable, "-c",
+                        f"import ctypes\nsim = ctypes.CDLL({NVML!r})\nsim.nvmlInit_v2()\n" + code],
+                       env=self.environment, check=True, timeout=60)
+
+    def faults(self, *rules):
+        """From now on the driver fails so, for every process."""
+        self.simulation("sim.subletSimClearFaults()\n" +
+                        "".join(f"assert sim.subletSimFault({rule!r}.encode()) == 0\n"
+                                for rule in rules))
 
     def file(self, text, name="mig.yaml"):
         path = self.path / name
@@ -113,6 +145,20 @@ class MigTest(unittest.TestCase):
         self.assertIn("already", self.apply("all-balanced").stdout)
         self.apply("all-disabled")
         self.assertEqual(self.gpus(), [(False, []), (False, [])])
+
+    def test_who_only_looks_finds_the_simulated_node_again(self):
+        try:
+            ctypes.CDLL("libnvidia-ml.so.1")
+            self.skipTest("this machine has a driver of its own, which comes first")
+        except OSError:
+            pass
+        self.apply("all-balanced")
+        for name in ("SUBLET_SIM", "SUBLET_SIM_STATE"):
+            del self.environment[name]
+        done = self.check("all-balanced")
+        self.assertIn("is applied", done.stdout)
+        # Who means a real GPU shall not get a simulated one.
+        self.one_error(self.apply("all-balanced", status=5))
 
     def test_says_what_differs(self):
         self.apply("two-sizes")
@@ -190,19 +236,22 @@ class MigTest(unittest.TestCase):
         for function in ("nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceDestroy",
                          "nvmlGpuInstanceCreateComputeInstance", "nvmlComputeInstanceDestroy"):
             with self.subTest(function):
-                fault = f"fail={function}:{UNKNOWN}:2"
+                # In the verb's own process, where the calls are counted from the start.
                 error = self.one_error(
-                    self.apply("all-balanced", status=5, SUBLET_SIM_FAULTS=fault))
+                    self.apply("all-balanced", "--nvml", NVML, status=5,
+                               SUBLET_SIM_FAULTS=f"fail={function}:{UNKNOWN}:2"))
                 self.assertIn("nothing is changed", error)
                 self.assertEqual(self.gpus(), before)
 
     def test_what_can_not_be_undone_is_told_with_the_commands_for_it(self):
-        fault = f"fail=nvmlGpuInstanceCreateComputeInstance:{UNKNOWN};" \
-                f"fail=nvmlGpuInstanceDestroy:{UNKNOWN}"
-        error = self.apply("all-balanced", status=5, SUBLET_SIM_FAULTS=fault).stderr
+        self.apply("all-disabled")
+        self.faults(f"fail=nvmlGpuInstanceCreateComputeInstance:{UNKNOWN}",
+                    f"fail=nvmlGpuInstanceDestroy:{UNKNOWN}")
+        error = self.apply("all-balanced", status=5).stderr
         self.assertIn("what is left to do", error)
         self.assertIn("-mig 0", error)
         # Once the driver works again, applying goes on from there.
+        self.faults()
         self.apply("all-balanced")
         self.check("all-balanced")
 
