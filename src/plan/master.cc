@@ -5,10 +5,19 @@
 #include <OsiClpSolverInterface.hpp>
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <set>
 #include <string>
 
 #include "base/check.h"
+
+// LAPACK and BLAS call it where a caller of theirs gave them what makes no sense; who links them
+// may have one of his own. Theirs prints by Fortran's library, which nothing else here needs.
+extern "C" void xerbla_(const char* routine, const int* argument, std::size_t routine_size);
+
+void xerbla_(const char* /*routine*/, const int* /*argument*/, std::size_t /*routine_size*/) {
+  CHECK(false && "a BLAS routine was called with a bad argument");
+}
 
 namespace sublet {
 namespace {
