@@ -72,6 +72,7 @@ NodeCore::NodeCore(asio::io_context& loop, asio::thread_pool& pool, NodeOptions 
       events(loop, store),
       parts{loop, pool, store, events, counters, settings},
       retired_(loop),
+      returned_(loop),
       operation_over_(loop),
       looked_(loop),
       bell_(loop) {
@@ -127,6 +128,7 @@ Task<void> NodeCore::LookAround() {
   while (!stopping_) {
     co_await Look();
     RetireDomains();
+    LookForHungDriver();
     const Moment now = Clock();
     const bool watched = now - looked_at_ < std::chrono::duration<double>(kWatchedForSeconds);
     const bool soon = watched || !domain_free_since_.empty();
@@ -260,6 +262,9 @@ NodeStatus NodeCore::Now() {
   for (const auto& [name, domain] : domains_) {
     status.domains.push_back(domain->Now());
     status.domains.back().clients = ledger_->SharesIn(name);
+    if (const auto it = usage_.domain_sm_percent.find(name); it != usage_.domain_sm_percent.end()) {
+      status.domains.back().sm_used_percent = it->second;
+    }
   }
   const auto add = [&](ShareStatus share) {
     if (const auto it = usage_.shares.find(share.share.id); it != usage_.shares.end()) {

@@ -209,8 +209,19 @@ Task<Status> NodeCore::Up(Plan wanted, std::string directory, Progress progress)
   co_return co_await Finish(std::move(operation), progress);
 }
 
+// Whoever takes a plan down doesn't wait for one that is coming up.
+Task<void> NodeCore::GiveUpOperation() {
+  while (operation_.starts_with("up ")) {
+    given_up_ = true;
+    for (const auto& [id, replica] : replicas_) replica->GiveUp("it is taken down");
+    co_await operation_over_.Next();
+  }
+  given_up_ = false;
+}
+
 Task<Status> NodeCore::Down(Progress progress) {
   const auto self = shared_from_this();
+  co_await GiveUpOperation();
   if (Status free = Turn::Free(*this); !free) co_return free;
   if (!plan_row && replicas_.empty()) {
     co_return Fail(ErrorCode::kNotFound, "no plan is up", "sublet ps shows what runs");
@@ -262,6 +273,7 @@ Task<Status> NodeCore::Finish(OperationRow operation, const Progress& progress) 
     if (failed) {
       co_return Settle(operation.to);
     }
+    given_up_ = false;  // The way back isn't given up.
     progress({"roll back", "starting", failed.error().message});
     operation.direction = OperationDirection::kBack;
     if (Status written = store.PutOperation(operation); !written) co_return written;
@@ -412,6 +424,7 @@ Task<Status> NodeCore::StartReplicas(std::vector<ReplicaTarget> replicas,
   const auto queue = std::make_shared<Queue>(Queue{std::move(replicas)});
   const auto work = [](NodeCore* node, std::shared_ptr<Queue> of, Progress say) -> Task<Status> {
     while (of->next < of->replicas.size() && !of->failed) {
+      if (node->given_up_) co_return Fail(ErrorCode::kConflict, "it is taken down");
       const ReplicaTarget target = of->replicas[of->next++];
       Status started = co_await node->StartReplica(target, say);
       if (!started) {

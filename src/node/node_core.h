@@ -117,7 +117,9 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   // node_resume.cc
   Task<Status> EndStrays(const NodeRecord& record);
   void ResumeDomains(const NodeRecord& record);
+  void RemoveStrayLogs(const NodeRecord& record);
   void ResumeShares(const NodeRecord& record);
+  Task<void> AwaitReturns(const NodeRecord& record);
   void ResumeReplica(const ShareRow& row, const std::map<std::string, ReplicaRow>& history);
   Task<void> FinishRemoval(std::string replica);
   Task<void> GoOn(std::optional<OperationRow> operation);
@@ -149,6 +151,7 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   Result<PlanTarget> TargetFor(const Plan& wanted, const std::string& directory);
   Result<PlanTarget> SideOf(const std::optional<PlanRow>& row);
   Status Fits(const PlanTarget& target);
+  Task<void> GiveUpOperation();
   Task<Status> Finish(OperationRow operation, const Progress& progress);
   Status Settle(const std::optional<PlanRow>& row);
   Task<Status> GoTo(const std::optional<PlanRow>& row, const Progress& progress);
@@ -171,6 +174,8 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   // Sickness.
   void WatchHealth();
   void OnSighting(const HealthSighting& seen);
+  void OnSightingOf(const std::string& gpu_uuid, const HealthSighting& seen);
+  void LookForHungDriver();
   void OnHealthChange(const std::string& gpu_uuid, const HealthChange& change);
   Task<void> MoveAway(std::string gpu_uuid);
   Task<void> MoveReplica(std::shared_ptr<ReplicaKeeper> replica);
@@ -183,10 +188,12 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   std::map<std::string, Moment> domain_free_since_;               // Of those without shares.
   std::set<std::string> retiring_;                                // Domains on their way out.
   Broadcast retired_;
+  Broadcast returned_;
   std::map<std::string, std::shared_ptr<ReplicaKeeper>> replicas_;  // By replica's id.
   std::map<std::string, std::shared_ptr<HeldShare>> held_;          // By share's id.
   std::vector<MigInstanceRow> instances_;                           // That we made.
   std::string operation_;  // What is being done, for people; empty: nothing.
+  bool given_up_ = false;  // The operation that goes on is to end, and be undone.
   Broadcast operation_over_;
 
   XidOverrides xids_;

@@ -24,6 +24,9 @@ Result<std::string> BootId() {
 
 void Silent(const ProgressLine& /*line*/) {}
 
+// For what they left behind to end; what takes longer is given back later.
+constexpr double kReturnPatienceSeconds = 2;
+
 // After another boot nothing of it runs any more, and MIG instances are gone too; only the wish is
 // left, which is then gone after anew.
 Status ForgetProcesses(NodeStore& store, NodeRecord& record) {
@@ -66,8 +69,10 @@ Task<Status> NodeCore::Resume() {
     if (Status rebuilt = Rebuild(record); !rebuilt) co_return rebuilt;
   }
   if (Status ended = co_await EndStrays(record); !ended) co_return ended;
+  RemoveStrayLogs(record);
   ResumeDomains(record);
   ResumeShares(record);
+  co_await AwaitReturns(record);
   WatchHealth();
   asio::co_spawn(parts.loop, LookAround(), EndsTheProgram);
   if (record.operation || (rebooted && plan_row)) {
@@ -79,6 +84,19 @@ Task<Status> NodeCore::Resume() {
                 fmt::format("{} shares and {} mps domains taken over", record.shares.size(),
                             record.domains.size()));
   co_return Status{};
+}
+
+// Logs of shares that are over.
+void NodeCore::RemoveStrayLogs(const NodeRecord& record) {
+  std::set<std::string> known;
+  for (const ShareRow& row : record.shares) known.insert(row.share.id);
+  std::error_code failed;
+  for (const auto& entry : std::filesystem::directory_iterator(settings.state + "/logs", failed)) {
+    const std::string name = entry.path().filename();
+    if (known.count(name.substr(0, name.find('.'))) == 0) {
+      std::filesystem::remove(entry.path(), failed);
+    }
+  }
 }
 
 // Processes, folders and sockets that carry our mark and that no row names: begun and never
@@ -167,6 +185,18 @@ void NodeCore::ResumeShares(const NodeRecord& record) {
       if (auto opened = ProcessHandle::Open(IdentityOf(*row.process))) process = std::move(*opened);
     }
     Hold(row, std::move(process));
+  }
+}
+
+// Those whose holders have ended meanwhile are given back before anybody asks for their room.
+Task<void> NodeCore::AwaitReturns(const NodeRecord& record) {
+  const Moment patience = MomentIn(kReturnPatienceSeconds);
+  for (const ShareRow& row : record.shares) {
+    while (Clock() < patience) {
+      const auto it = held_.find(row.share.id);
+      if (it == held_.end() || it->second->process()) break;
+      co_await returned_.Next(patience);
+    }
   }
 }
 

@@ -214,6 +214,7 @@ void NodeCore::OnReturned(const std::string& id) {
       std::any_of(instances_.begin(), instances_.end(),
                   [&](const MigInstanceRow& row) { return row.made_for == MadeFor(id); });
   if (made) asio::co_spawn(parts.loop, RemoveInstances(id), EndsTheProgram);
+  returned_.Announce();
   bell_.Ring();
 }
 

@@ -14,6 +14,9 @@ namespace {
 
 void Silent(const ProgressLine& /*line*/) {}
 
+// A GPU that recovers from a fault can hold a call for some seconds.
+constexpr double kHungDriverSeconds = 30;
+
 }  // namespace
 
 void NodeCore::WatchHealth() {
@@ -29,27 +32,31 @@ void NodeCore::WatchHealth() {
 }
 
 void NodeCore::OnSighting(const HealthSighting& seen) {
-  using What = HealthSighting::What;
-  const std::int64_t now_ns = MonotonicNanoseconds();
-  if (seen.what == What::kFound) {
+  if (seen.what == HealthSighting::What::kFound) {
     asio::co_spawn(parts.loop, DriverIsBack(), EndsTheProgram);
     return;
   }
-  if (seen.gpu_uuid.empty()) {
-    for (auto& [uuid, health] : health_) {
-      if (const auto change = health.OnNoAnswer(seen.message, now_ns))
-        OnHealthChange(uuid, *change);
-    }
+  if (!seen.gpu_uuid.empty()) {
+    OnSightingOf(seen.gpu_uuid, seen);
     return;
   }
-  HealthJudge& health = health_.try_emplace(seen.gpu_uuid).first->second;
+  // Without a GPU it is about all of them.
+  std::vector<std::string> uuids;
+  for (const auto& [uuid, health] : health_) uuids.push_back(uuid);
+  for (const std::string& uuid : uuids) OnSightingOf(uuid, seen);
+}
+
+void NodeCore::OnSightingOf(const std::string& gpu_uuid, const HealthSighting& seen) {
+  using What = HealthSighting::What;
+  const std::int64_t now_ns = MonotonicNanoseconds();
+  HealthJudge& health = health_.try_emplace(gpu_uuid).first->second;
   std::optional<HealthChange> change;
   if (seen.what == What::kXid) {
     const XidJudgement judged = JudgeXid(seen.xid, xids_);
-    GpuCounters& count = counters.gpus[seen.gpu_uuid];
+    GpuCounters& count = counters.gpus[gpu_uuid];
     count.last_xid = seen.xid;
-    ++count.xids[seen.xid];
-    events.Append("gpu", seen.gpu_uuid, "xid",
+    count.xids[seen.xid] += seen.count;
+    events.Append("gpu", gpu_uuid, "xid",
                   fmt::format("{}: {}", judged.Text(), XidVerdictName(judged.verdict)));
     change = health.OnXid(judged, fmt::format("at {}", UtcMilliseconds()), now_ns);
   } else if (seen.what == What::kPolled) {
@@ -57,7 +64,7 @@ void NodeCore::OnSighting(const HealthSighting& seen) {
   } else {
     change = health.OnNoAnswer(seen.message, now_ns);
   }
-  if (change) OnHealthChange(seen.gpu_uuid, *change);
+  if (change) OnHealthChange(gpu_uuid, *change);
 }
 
 void NodeCore::OnHealthChange(const std::string& gpu_uuid, const HealthChange& change) {
@@ -131,6 +138,16 @@ Task<void> NodeCore::MoveReplica(std::shared_ptr<ReplicaKeeper> replica) {
   }
   const Status started = co_await StartReplica(target, Silent);
   if (!started) events.Append("replica", target.id, "not-moved", started.error().message);
+}
+
+// A call into the driver that never comes back tells nothing; that it doesn't is told here.
+void NodeCore::LookForHungDriver() {
+  const double silent_s = watch_->SecondsSinceAnswer();
+  if (silent_s < kHungDriverSeconds) return;
+  HealthSighting hung;
+  hung.what = HealthSighting::What::kNoAnswer;
+  hung.message = fmt::format("the driver has not answered for {:.0f} s", silent_s);
+  OnSighting(hung);
 }
 
 std::string NodeCore::Obstacle(const std::string& gpu_uuid) const {

@@ -118,6 +118,7 @@ Task<void> ReplicaKeeper::Step() {
 
 Task<void> ReplicaKeeper::Start() {
   Become(ShareState::kStarting, "");
+  failed_.clear();
   Result<ProcessIdentity> launched = co_await Launched();
   if (launched) {
     parts_.events.Append("replica", history_.id, "started",
@@ -349,6 +350,11 @@ Task<Status> ReplicaKeeper::AwaitReady() {
   }
   failed_.clear();
   co_return Status{};
+}
+
+void ReplicaKeeper::GiveUp(std::string why) {
+  failed_ = std::move(why);
+  changes_.Announce();
 }
 
 Task<Status> ReplicaKeeper::End() {

@@ -52,6 +52,8 @@ class ReplicaKeeper : public std::enable_shared_from_this<ReplicaKeeper> {
   // Until it is ready (running, where it has no probe), or its process has ended, its probe's time
   // is over, or it can't be started: then with the reason.
   Task<Status> AwaitReady();
+  // Who waits for it to be ready is told this instead; it goes on.
+  void GiveUp(std::string why);
   // Stops it and removes its rows.
   Task<Status> End();
   // Stops its process and starts it anew, without a pause.
