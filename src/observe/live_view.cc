@@ -243,7 +243,8 @@ std::string ShareHeader(const ShareColumns& widths, const Painter& paint) {
 std::string ShareLine(const ShareStatus& status, std::size_t index, const ShareColumns& widths,
                       const Painter& paint) {
   const Share& share = status.share;
-  const auto limit = share.memory_limit ? share.memory_limit : std::optional(share.memory);
+  // With the CUDA context, as what is used has it, too.
+  const std::optional<Bytes> limit = share.memory;
   const bool over = status.memory_used && *status.memory_used > share.memory;
   const bool open = share.memory_limit && !IsEnforced(share, "memory");
   std::string memory = RightCell(MemoryText(status.memory_used, limit), widths.memory);

@@ -58,7 +58,9 @@ bool IsOpen(const Share& share, std::string_view what) {
 }
 
 std::string MemoryCell(const ShareStatus& status) {
-  const std::string text = MemoryText(status.memory_used, status.share.memory_limit);
+  const std::string text =
+      MemoryText(status.memory_used,
+                 status.share.memory_limit ? std::optional(status.share.memory) : std::nullopt);
   return IsOpen(status.share, "memory") ? fmt::format("{}{}", text, kOpen) : text;
 }
 
