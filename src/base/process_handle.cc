@@ -19,6 +19,7 @@ namespace sublet {
 namespace {
 
 constexpr std::size_t kEnvironmentBytesMax = 4u << 20;  // The kernel's own limit is 1/4 of a stack.
+constexpr std::size_t kStatusBytesMax = 64u << 10;      // With many groups and processors.
 constexpr std::size_t kStatBytesMax = 2048;  // 52 numbers and a name of at most 64 bytes.
 
 // What /proc/PID/stat says, as far as it is needed here.
@@ -214,6 +215,34 @@ std::optional<std::string> EnvironmentVariable(const ProcessIdentity& process,
   auto marked = ReadMarked(AT_FDCWD, folder.c_str(), process.pid, name, text);
   if (!marked || marked->first != process) return std::nullopt;
   return std::move(marked->second);
+}
+
+std::optional<uid_t> UserOfProcess(const ProcessIdentity& process) {
+  constexpr std::string_view kLine = "\nUid:";
+  constexpr int kUsers = 4;  // Real, effective, saved, and of the file system.
+  std::string text;
+  const std::string path = fmt::format("/proc/{}", process.pid);
+  const FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.valid() || !ReadAll(folder.get(), "status", kStatusBytesMax, text)) {
+    return std::nullopt;
+  }
+  const std::size_t at = text.find(kLine);
+  if (at == std::string::npos) return std::nullopt;
+  std::string_view line(text);
+  line.remove_prefix(at + kLine.size());
+  line = line.substr(0, line.find('\n'));
+  std::optional<uid_t> user;
+  for (int i = 0; i < kUsers; ++i) {
+    line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
+    const std::string_view word = line.substr(0, line.find_first_of(" \t"));
+    uid_t number = 0;
+    if (!ParseNumber(word, number) || user.value_or(number) != number) return std::nullopt;
+    user = number;
+    line.remove_prefix(word.size());
+  }
+  const std::optional<ProcessStat> stat = ReadStat(folder.get(), "stat", text);
+  if (!stat || stat->Ended() || stat->start_ticks != process.start_ticks) return std::nullopt;
+  return user;
 }
 
 std::vector<ProcessIdentity> ProcessesOfSession(int session) {

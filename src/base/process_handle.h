@@ -24,6 +24,8 @@
 // Thread safety: one thread at a time for each ProcessHandle; the functions share no state.
 #pragma once
 
+#include <sys/types.h>
+
 #include <compare>
 #include <cstdint>
 #include <map>
@@ -85,6 +87,9 @@ std::map<ProcessIdentity, std::string> ProcessesWithEnvironment(std::string_view
 // One variable of one process. Absent where it hasn't the variable, has ended, or may not be read.
 std::optional<std::string> EnvironmentVariable(const ProcessIdentity& process,
                                                std::string_view name);
+
+// Whose a process is; absent where it has ended, or has several users, as a set-uid program does.
+std::optional<uid_t> UserOfProcess(const ProcessIdentity& process);
 
 // Those of a session (setsid) that haven't ended, by number, without this process.
 std::vector<ProcessIdentity> ProcessesOfSession(int session);

@@ -15,6 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr Range kSmPercent{.min = 1, .max = 100};
+constexpr Range kUid{.min = 0, .max = 4294967294};  // One more means "nobody" to the kernel.
 
 Json EnforcementToJson(const Enforcement& enforcement) {
   return {{"what", enforcement.what}, {"by", enforcement.by}, {"enforced", enforcement.enforced}};
@@ -135,6 +136,7 @@ Result<Share> ParseShare(std::string_view text, std::string_view source) {
 Json DomainToJson(const Domain& domain) {
   Json json{{"name", domain.name}, {"tenant", domain.tenant}, {"gpu_uuid", domain.gpu_uuid}};
   PutField(json, "mig_uuid", domain.mig_uuid);
+  PutField(json, "uid", domain.uid);
   PutField(json, "memory_limit_mib", domain.memory_limit);
   PutField(json, "sm_percent", domain.sm_percent);
   json["planned"] = domain.planned;
@@ -148,6 +150,7 @@ Result<Domain> ReadDomain(const Node& node) {
   in.Required("tenant", domain.tenant);  // Empty in a plan whose tenants share a server.
   in.Required("gpu_uuid", domain.gpu_uuid, ReadText);
   in.Optional("mig_uuid", domain.mig_uuid);
+  in.Optional("uid", domain.uid, kUid);
   in.Optional("memory_limit_mib", domain.memory_limit, ReadLimit);
   in.Optional("sm_percent", domain.sm_percent, kSmPercent);
   in.Required("planned", domain.planned);

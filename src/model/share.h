@@ -13,6 +13,7 @@
 // Thread safety: values; nothing is shared.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -79,6 +80,8 @@ struct Domain {
   std::string tenant;                 // Whose clients it takes.
   std::string gpu_uuid;               // "GPU-..."
   std::string mig_uuid;               // "MIG-..." where it serves a MIG device; else empty.
+  // The user as whom it runs, and whose processes alone it takes; absent: the tenant's own.
+  std::optional<std::int64_t> uid;
   // Server default: no client gets more, its CUDA context counted.
   std::optional<Bytes> memory_limit;
   std::optional<int> sm_percent;      // Server default.

@@ -178,6 +178,13 @@ class Admission {
   void JudgeDevice(const Device& device, SharingMode mode) {
     if (device.mig_mode) return Refuse(Why::kMigMode, device, mode);
     if (!device.modes.contains(mode)) return Refuse(Why::kNoMode, device, mode);
+    if (mode == SharingMode::kMps && !requester_.mps) {
+      return Refuse(
+          Why::kNoMpsFor, device, mode,
+          fmt::format("can't run mps for user {}: the daemon is another user's, and an "
+                      "MPS server takes clients of its own user only",
+                      requester_.user.empty() ? std::to_string(requester_.uid) : requester_.user));
+    }
     Candidate candidate{.device = &device, .mode = mode};
     const Bytes context = ContextOn(device, mode);
     const Bytes need = NeedOn(device, mode);
@@ -237,7 +244,8 @@ class Admission {
     if (candidate.mode != SharingMode::kMps || names == nullptr) return true;
     for (const std::string& name : *names) {
       const Domain& domain = ledger_.domains_.find(name)->second;
-      if (!domain.planned && domain.tenant == tenant_) candidate.domain = &domain;
+      const bool same_user = domain.uid == std::int64_t{requester_.uid};
+      if (!domain.planned && domain.tenant == tenant_ && same_user) candidate.domain = &domain;
     }
     if (candidate.domain == nullptr) return true;
     const Domain& domain = *candidate.domain;
@@ -429,6 +437,7 @@ class Admission {
     domain.tenant = tenant_;
     domain.gpu_uuid = device.gpu_uuid;
     domain.mig_uuid = device.mig_uuid;
+    domain.uid = requester_.uid;
     // What no later client of it can have either, by the quota. A smaller default would bind them.
     if (quota_.gpu_memory && *quota_.gpu_memory < device.memory) {
       domain.memory_limit = Bytes::FromMib(quota_.gpu_memory->mib());

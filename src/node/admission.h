@@ -11,8 +11,9 @@
 //   nothing limited              exclusive: a whole GPU without shares and foreign processes
 //   memory or SMs limited        mps, where a device can run it and has the room; else mig
 //   mode mps                     a client of its tenant's domain on the device; one domain for each
-//                                tenant and device, made with its first share. The domains of a
-//                                plan take the plan's replicas alone
+//                                tenant, user and device, made with its first share, because an MPS
+//                                server takes clients of its own user only. The domains of a plan
+//                                take the plan's replicas alone
 //   mode mig                     a free MIG device that is large enough, the smallest; else an
 //                                instance to make, where that destroys nothing. SMs are counted in
 //                                percent of the whole GPU

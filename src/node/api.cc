@@ -169,6 +169,10 @@ Task<void> NodeApi::AnswerShares(const HttpRequest& request, Responder& to) {
 }
 
 Task<void> NodeApi::AnswerPlan(const HttpRequest& request, Responder& to) {
+  // Also to look at it: it has everybody's commands and environments.
+  if (const Status may = node_.MayAdminister(request.peer); !may) {
+    co_return static_cast<void>(co_await to.Refuse(may.error()));
+  }
   if (request.method == "GET") {
     if (node_.plan()) {
       co_await to.Send(200, kJsonType, PlanToJson(*node_.plan()).dump() + "\n");
@@ -176,9 +180,6 @@ Task<void> NodeApi::AnswerPlan(const HttpRequest& request, Responder& to) {
       co_await to.Refuse(ErrorCode::kNotFound, "no plan is up", "sublet up FLEET");
     }
     co_return;
-  }
-  if (const Status may = node_.MayAdminister(request.peer); !may) {
-    co_return static_cast<void>(co_await to.Refuse(may.error()));
   }
   if (request.method == "DELETE") {
     co_await StreamOperation([this](Progress say) { return node_.Down(std::move(say)); }, to);

@@ -1,6 +1,8 @@
 #include "node/local_node.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -58,9 +60,29 @@ Result<NodeStore> OpenStore(const std::string& directory) {
   }
 }
 
-Status MakeFolder(const std::string& path, mode_t mode) {
-  if (::mkdir(path.c_str(), mode) == 0 || errno == EEXIST) return {};
-  return FailFromErrno(errno, fmt::format("making {}", path));
+// With that mode, whatever the umask is.
+Result<FileDescriptor> MakeFolder(const std::string& path, mode_t mode) {
+  const auto fail = [&] { return FailFromErrno(errno, fmt::format("making {}", path)); };
+  if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST) return fail();
+  FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!folder.valid() || ::fchmod(folder.get(), mode) != 0) return fail();
+  return folder;
+}
+
+// Two daemons with states of their own would take each other's domains in one folder for what a
+// crash has left, and end them.
+Status LockFolder(const FileDescriptor& folder, const std::string& path) {
+  const Deadline deadline = Deadline::In(kLockPatienceSeconds);
+  while (::flock(folder.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return FailFromErrno(errno, fmt::format("locking {}", path));
+    if (deadline.Passed()) {
+      return Fail(ErrorCode::kConflict,
+                  fmt::format("another daemon, with another state directory, has {}", path),
+                  "end that one first, or choose a socket in another folder");
+    }
+    ::usleep(kLockLookMicroseconds);
+  }
+  return {};
 }
 
 }  // namespace
@@ -86,7 +108,9 @@ NodeCore::NodeCore(asio::io_context& loop, asio::thread_pool& pool, NodeOptions 
 Status NodeCore::Begin() {
   // A tenant's user passes through the folder of the domains to its own domain, and sees no other.
   RETURN_IF_ERROR(MakeFolder(settings.state + "/logs", 0711));
-  RETURN_IF_ERROR(MakeFolder(settings.run + "/mps", 0711));
+  const std::string domains = settings.run + "/mps";
+  ASSIGN_OR_RETURN(run_lock_, MakeFolder(domains, 0711));
+  RETURN_IF_ERROR(LockFolder(run_lock_, domains));
   for (const TenantConfig& tenant : options.config.tenants) {
     if (!tenant.run_as.empty()) RETURN_IF_ERROR(FindUser(tenant.run_as));
   }
@@ -288,7 +312,7 @@ Status NodeCore::MayAdminister(const Peer& by) const {
   // Over TCP a token was shown, which is an administrator's.
   if (!by.local || by.uid == 0 || by.uid == ::geteuid()) return {};
   return Fail(ErrorCode::kPermission,
-              fmt::format("user {} may not change what others run", UserName(by.uid)),
+              fmt::format("user {} may not see or change what others run", UserName(by.uid)),
               "ask as root, or as the user of the daemon");
 }
 

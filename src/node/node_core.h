@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "inventory/nvml_library.h"
 #include "mig/mig_apply.h"
 #include "node/admission.h"
@@ -111,11 +112,14 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   ProcessOwners KnownProcesses() const;
   std::vector<Share> Shares() const;
   std::string Obstacle(const std::string& gpu_uuid) const;
+  // As whom a tenant's replicas run, or a domain's processes; absent: as the daemon.
   std::optional<UserIds> UserOf(const std::string& tenant) const;
+  std::optional<UserIds> UserOf(const Domain& domain) const;
+  bool IsOfTenant(const Peer& by, const std::string& tenant) const;
   Result<Requester> RequesterOf(const Peer& peer) const;
 
   // node_resume.cc
-  Task<Status> EndStrays(const NodeRecord& record);
+  Task<void> EndStrays(const NodeRecord& record);
   void ResumeDomains(const NodeRecord& record);
   void RemoveStrayLogs(const NodeRecord& record);
   void ResumeShares(const NodeRecord& record);
@@ -125,6 +129,11 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   Task<void> GoOn(std::optional<OperationRow> operation);
   Task<void> RemoveOrphans();
   Status Rebuild(NodeRecord& record);
+  std::optional<ShareRow> RebuiltShare(const ProcessIdentity& process, const std::string& id,
+                                       const std::string& mark) const;
+  std::optional<DomainRow> RebuiltDomain(const ProcessIdentity& process,
+                                         const std::string& mark) const;
+  bool MayHold(uid_t uid, const std::string& tenant) const;
   std::optional<MigSeat> SeatOfDevice(const std::string& gpu_uuid,
                                       const std::string& mig_uuid) const;
 
@@ -181,6 +190,7 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   Task<void> MoveReplica(std::shared_ptr<ReplicaKeeper> replica);
   Task<void> DriverIsBack();
 
+  FileDescriptor run_lock_;  // Of the folder of the domains.
   std::optional<NvmlLibrary> nvml_;
   Inventory inventory_;
   std::optional<Ledger> ledger_;

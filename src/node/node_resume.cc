@@ -2,8 +2,11 @@
 // driver show, and goes on with what was under way.
 
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <set>
 #include <utility>
@@ -26,6 +29,21 @@ void Silent(const ProgressLine& /*line*/) {}
 
 // For what they left behind to end; what takes longer is given back later.
 constexpr double kReturnPatienceSeconds = 2;
+
+// "s17": a part of file names.
+bool IsShareId(const std::string& id) {
+  constexpr std::size_t kDigitsMax = 18;  // As a 64-bit number has in any case.
+  const std::string_view digits = std::string_view(id).substr(std::min<std::size_t>(1, id.size()));
+  return id.starts_with('s') && !digits.empty() && digits.size() <= kDigitsMax &&
+         digits.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+// Whose a folder is; absent where none is there.
+std::optional<UserIds> OwnerOf(const std::string& folder) {
+  struct stat status {};
+  if (::lstat(folder.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) return std::nullopt;
+  return UserIds{status.st_uid, status.st_gid};
+}
 
 // After another boot nothing of it runs any more, and MIG instances are gone too; only the wish is
 // left, which is then gone after anew.
@@ -68,7 +86,7 @@ Task<Status> NodeCore::Resume() {
   if (options.rebuild) {
     if (Status rebuilt = Rebuild(record); !rebuilt) co_return rebuilt;
   }
-  if (Status ended = co_await EndStrays(record); !ended) co_return ended;
+  co_await EndStrays(record);
   RemoveStrayLogs(record);
   ResumeDomains(record);
   ResumeShares(record);
@@ -101,7 +119,7 @@ void NodeCore::RemoveStrayLogs(const NodeRecord& record) {
 
 // Processes, folders and sockets that carry our mark and that no row names: begun and never
 // written, or half removed.
-Task<Status> NodeCore::EndStrays(const NodeRecord& record) {
+Task<void> NodeCore::EndStrays(const NodeRecord& record) {
   std::set<std::string> shares;
   for (const ShareRow& row : record.shares) {
     // One that was being started may have a process that nobody wrote down; it is begun anew.
@@ -119,22 +137,27 @@ Task<Status> NodeCore::EndStrays(const NodeRecord& record) {
     if (domains.count(entry.path().filename()) == 0) folders.push_back(entry.path());
   }
   const std::string state = settings.state;
+  // One that doesn't end is no reason to leave all others alone.
   auto end = [strays, folders, state]() -> Status {
+    Status all;
     for (const std::string& share : strays) {
       ProcessEnding ending;
       ending.share = share;
       ending.state = state;
-      RETURN_IF_ERROR(EndProcess(ending));
+      if (Status ended = EndProcess(ending); !ended) all = std::move(ended);
     }
-    for (const std::string& folder : folders) RETURN_IF_ERROR(EndLeftovers(folder));
-    return {};
+    for (const std::string& folder : folders) {
+      if (Status ended = EndLeftovers(folder, OwnerOf(folder)); !ended) all = std::move(ended);
+    }
+    return all;
   };
   if (!strays.empty() || !folders.empty()) {
     events.Append("daemon", "node", "strays",
                   fmt::format("ends {} shares and {} mps domains that nobody wrote down",
                               strays.size(), folders.size()));
   }
-  co_return co_await OnPool(parts.pool, end);
+  const Status ended = co_await OnPool(parts.pool, end);
+  if (!ended) events.Append("daemon", "node", "not-ended", ended.error().message);
 }
 
 void NodeCore::ResumeDomains(const NodeRecord& record) {
@@ -263,53 +286,94 @@ Task<void> NodeCore::RemoveOrphans() {
   }
 }
 
+// Whether a user may hold a share of the tenant.
+bool NodeCore::MayHold(uid_t uid, const std::string& tenant) const {
+  Requester requester;
+  requester.uid = uid;
+  requester.user = UserName(uid);
+  requester.own_daemon = uid == 0 || uid == ::geteuid();
+  return TenantFor(options.config.tenants, requester, tenant).has_value();
+}
+
+// Anybody can write such a mark on a process of his own. It counts where the node would have
+// started that process as that user, or have granted him that share.
+std::optional<ShareRow> NodeCore::RebuiltShare(const ProcessIdentity& process,
+                                               const std::string& id,
+                                               const std::string& mark) const {
+  const std::optional<uid_t> user = UserOfProcess(process);
+  if (!user || !IsShareId(id)) return std::nullopt;
+  ShareRow row;
+  row.state = RowState::kPresent;
+  row.process = Process{process.pid, static_cast<std::int64_t>(process.start_ticks), *user};
+  row.log = fmt::format("{}/logs/{}.log", settings.state, id);
+  bool allowed = false;
+  if (auto target = ParseReplicaTarget(mark, "a process's mark")) {
+    row.replica = true;
+    row.share = target->share;
+    row.target = mark;
+    allowed = *user == UserOf(row.share.tenant).value_or(CurrentUser()).uid;
+  } else if (auto share = ParseShare(mark, "a process's mark")) {
+    row.share = std::move(*share);
+    allowed = MayHold(*user, row.share.tenant);
+  }
+  if (!allowed || row.share.id != id) return std::nullopt;
+  return row;
+}
+
+// As above. The folder was made by the node, and given to the user whose processes use it.
+std::optional<DomainRow> NodeCore::RebuiltDomain(const ProcessIdentity& process,
+                                                 const std::string& mark) const {
+  const std::optional<uid_t> user = UserOfProcess(process);
+  Result<Domain> domain = ParseDomain(mark, "a process's mark");
+  if (!user || !domain || domain->name.find('/') != std::string::npos) return std::nullopt;
+  if (*user != UserOf(*domain).value_or(CurrentUser()).uid) return std::nullopt;
+  DomainRow row;
+  row.domain = std::move(*domain);
+  row.state = RowState::kPresent;
+  row.pipe_directory = fmt::format("{}/mps/{}", settings.run, row.domain.name);
+  row.daemon = Process{process.pid, static_cast<std::int64_t>(process.start_ticks), *user};
+  const std::optional<UserIds> owner = OwnerOf(row.pipe_directory);
+  if (!owner || owner->uid != *user) return std::nullopt;
+  return row;
+}
+
 // A new store for what still runs: every process of ours carries what it was started with.
 Status NodeCore::Rebuild(NodeRecord& record) {
-  std::map<std::string, ProcessIdentity> leaders;  // Of each share, the process that began it.
+  std::map<std::string, ShareRow> shares;  // With the process that began it.
+  std::map<std::string, DomainRow> domains;
+  // The control daemon's servers have its environment, and a share's children their parent's; it is
+  // the one that began first.
+  const auto keep = [](auto& rows, const std::string& name, const auto& row, auto process) {
+    const auto [it, first] = rows.try_emplace(name, row);
+    if (!first && (row.*process)->start_ticks < (it->second.*process)->start_ticks) {
+      it->second = row;
+    }
+  };
   const auto marks = ProcessesWithEnvironment(kRecordVariable);
-  std::int64_t last = 0;
-  for (const auto& [process, share] : ProcessesOfShares(settings.state)) {
-    const auto [it, first] = leaders.try_emplace(share, process);
-    if (!first && process.start_ticks < it->second.start_ticks) it->second = process;
-  }
-  for (const auto& [id, process] : leaders) {
+  for (const auto& [process, id] : ProcessesOfShares(settings.state)) {
     const auto mark = marks.find(process);
     if (mark == marks.end()) continue;
-    ShareRow row;
-    row.state = RowState::kPresent;
-    row.process = RowOf(process, std::nullopt);
-    if (auto target = ParseReplicaTarget(mark->second, "a process's mark")) {
-      row.replica = true;
-      row.share = target->share;
-      row.target = mark->second;
-    } else if (auto share = ParseShare(mark->second, "a process's mark")) {
-      row.share = std::move(*share);
-    } else {
-      continue;
+    if (const auto row = RebuiltShare(process, id, mark->second)) {
+      keep(shares, id, *row, &ShareRow::process);
     }
+  }
+  for (const auto& [process, mark] : marks) {
+    if (EnvironmentVariable(process, kStateVariable) != settings.state) continue;
+    if (const auto row = RebuiltDomain(process, mark)) {
+      keep(domains, row->domain.name, *row, &DomainRow::daemon);
+    }
+  }
+  std::int64_t last = 0;
+  for (const auto& [id, row] : shares) {
     last = std::max<std::int64_t>(last, std::strtoll(id.c_str() + 1, nullptr, 10));
     RETURN_IF_ERROR(store.PutShare(row));
-    record.shares.push_back(std::move(row));
+    record.shares.push_back(row);
   }
   RETURN_IF_ERROR(store.SkipShareIds(last));
-  for (const auto& [process, mark] : marks) {
-    Result<Domain> domain = ParseDomain(mark, "a process's mark");
-    if (!domain) continue;
-    DomainRow row;
-    row.domain = std::move(*domain);
-    row.state = RowState::kPresent;
-    row.pipe_directory = fmt::format("{}/mps/{}", settings.run, row.domain.name);
-    row.daemon = RowOf(process, std::nullopt);
-    // The control daemon's servers have its environment; it is the one that began first.
-    const auto same = std::find_if(record.domains.begin(), record.domains.end(),
-                                   [&](auto& each) { return each.domain.name == row.domain.name; });
-    if (same == record.domains.end()) {
-      record.domains.push_back(row);
-    } else if (process.start_ticks < static_cast<std::uint64_t>(same->daemon->start_ticks)) {
-      *same = row;
-    }
+  for (const auto& [name, row] : domains) {
+    RETURN_IF_ERROR(store.PutDomain(row));
+    record.domains.push_back(row);
   }
-  for (const DomainRow& row : record.domains) RETURN_IF_ERROR(store.PutDomain(row));
   events.Append("daemon", "node", "rebuilt",
                 fmt::format("{} shares and {} mps domains found", record.shares.size(),
                             record.domains.size()));

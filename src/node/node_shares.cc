@@ -41,6 +41,14 @@ std::optional<UserIds> NodeCore::UserOf(const std::string& tenant) const {
   return std::nullopt;
 }
 
+std::optional<UserIds> NodeCore::UserOf(const Domain& domain) const {
+  if (!domain.uid) return UserOf(domain.tenant);
+  const auto uid = static_cast<uid_t>(*domain.uid);
+  if (uid == ::geteuid()) return std::nullopt;
+  const Result<UserIds> user = FindUser(std::to_string(uid));
+  return user ? *user : UserIds{uid, uid};
+}
+
 Result<Requester> NodeCore::RequesterOf(const Peer& peer) const {
   if (!peer.local) {
     return Fail(ErrorCode::kPermission, "shares are for processes of this machine",
@@ -55,6 +63,7 @@ Result<Requester> NodeCore::RequesterOf(const Peer& peer) const {
   requester.uid = peer.uid;
   requester.user = UserName(peer.uid);
   requester.own_daemon = peer.uid == 0 || peer.uid == ::geteuid();
+  requester.mps = ::geteuid() == 0 || peer.uid == ::geteuid();
   return requester;
 }
 
@@ -152,6 +161,10 @@ Task<Status> NodeCore::PrepareDomain(Share share, std::optional<Domain> new_doma
       if (device.uuid() == new_domain->device_uuid()) target.sm_count = device.sm_count;
     }
     domain = MakeDomain(target, std::nullopt);
+  } else if (new_domain && domain->domain().uid != new_domain->uid) {
+    co_return Fail(ErrorCode::kConflict,
+                   fmt::format("mps domain {} has become another user's", share.domain),
+                   "ask again");
   }
   Status ready = co_await domain->AwaitReady();
   if (!ready) co_return ready;
@@ -287,8 +300,8 @@ std::shared_ptr<DomainKeeper> NodeCore::MakeDomain(const DomainTarget& target,
   listener.fault = [weak = weak_from_this(), name](const std::string& text) {
     if (const auto node = weak.lock()) node->OnFault(name, text);
   };
-  auto domain = std::make_shared<DomainKeeper>(
-      parts, DomainSetup{target, UserOf(target.domain.tenant)}, std::move(listener));
+  auto domain = std::make_shared<DomainKeeper>(parts, DomainSetup{target, UserOf(target.domain)},
+                                               std::move(listener));
   domains_[name] = domain;
   ledger_->AddDomain(target.domain);
   domain->Begin(std::move(found));
@@ -364,11 +377,16 @@ Task<void> NodeCore::RetireDomain(std::string name) {
   retired_.Announce();
 }
 
+// Who may act for the tenant, and as whom its replicas run.
+bool NodeCore::IsOfTenant(const Peer& by, const std::string& tenant) const {
+  const auto user = UserOf(tenant);
+  return by.local && ((user && by.uid == user->uid) || MayHold(by.uid, tenant));
+}
+
 Result<std::shared_ptr<const ReplicaLog>> NodeCore::Log(const std::string& name,
                                                         const Peer& by) const {
   if (const auto it = replicas_.find(name); it != replicas_.end()) {
-    const auto user = UserOf(it->second->share().tenant);
-    const bool own = by.local && user && by.uid == user->uid;
+    const bool own = IsOfTenant(by, it->second->share().tenant);
     if (const Status may = MayAdminister(by); !own && !may) {
       return tl::unexpected<Error>(may.error());
     }

@@ -106,6 +106,7 @@ Task<void> NodeCore::MoveAway(std::string gpu_uuid) {
 
 Task<void> NodeCore::MoveReplica(std::shared_ptr<ReplicaKeeper> replica) {
   ReplicaTarget target = replica->target();
+  const Share old = target.share;
   ShareRequest request;
   request.name = target.id;
   request.tenant = target.share.tenant;
@@ -120,12 +121,12 @@ Task<void> NodeCore::MoveReplica(std::shared_ptr<ReplicaKeeper> replica) {
   const Turn turn(*this, fmt::format("move {}", target.id));
   Requester node;
   node.own_daemon = true;
+  node.uid = UserOf(old.tenant).value_or(CurrentUser()).uid;
   Result<sublet::Grant> grant = Admit(*ledger_, request, node);
   if (!grant) {
     events.Append("replica", target.id, "stays", grant.error().message);
     co_return;
   }
-  const Share old = target.share;
   events.Append("replica", target.id, "moves",
                 fmt::format("from {} to {}", old.gpu_uuid, grant->share.gpu_uuid));
   if (const Status ended = co_await replica->End(); !ended) co_return;

@@ -103,6 +103,7 @@ std::string TextOf(const Refusal& refusal, const Ledger& ledger) {
       return fmt::format("is used by others than Sublet: {}", ForeignText(device));
     case Why::kNoRoom:
       return NoRoomText(refusal, ledger);
+    case Why::kNoMpsFor:
     case Why::kNoSeat:
     case Why::kDomainLimits:
     case Why::kClientsMax:
@@ -136,6 +137,9 @@ std::string HintFor(const Asked& asked, Why why, const std::vector<Refusal>& ref
                "enforces";
       }
       return "sublet inspect says why not, and in which modes it can be shared";
+    case Why::kNoMpsFor:
+      return "ask a daemon of root, or start one of your own; or ask for --mode time-slicing, with "
+             "limits that nothing enforces";
     case Why::kMigMode:
       return "ask for --mode mig, or name a MIG device: --gpu MIG-...";
     case Why::kNotMig:

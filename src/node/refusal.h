@@ -25,6 +25,7 @@ struct Refusal {
   // the one nearest to a grant.
   enum class Why {
     kNoMode,        // The device can't run the mode.
+    kNoMpsFor,      // The node can't run an MPS server as the user who asks.
     kMigMode,       // A GPU in MIG mode, asked for as a whole.
     kNotMig,        // A GPU without MIG mode, asked for a MIG device.
     kNoMigChange,   // This daemon can't make instances.
@@ -47,7 +48,7 @@ struct Refusal {
   Bytes need{};                                // Memory to book.
   Bytes left{};                                // Before it; of kTooSmall, all that there is.
   Bytes context{};                             // The part of `need` that is the CUDA context.
-  std::string detail{};                        // kDomainLimits, kClientsMax, kNoSeat, kQuota.
+  std::string detail{};  // kNoMpsFor, kDomainLimits, kClientsMax, kNoSeat, kQuota.
 };
 
 struct Asked {

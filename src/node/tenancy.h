@@ -25,6 +25,9 @@ struct Requester {
   uid_t uid = 0;
   std::string user{};       // Name of that user; empty: it has none.
   bool own_daemon = false;  // The daemon's own user, or root: may act for every tenant.
+  // Whether this node can run an MPS server as this user. A client of another user's server would
+  // not find it, and run on the whole GPU.
+  bool mps = true;
 };
 
 // `asked` empty: the only one that the user has. Fails with kNotFound for a tenant that isn't

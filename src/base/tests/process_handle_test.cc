@@ -154,6 +154,36 @@ TEST(EnvironmentVariable, IsReadOfThisProcessAndNotOfItsSuccessor) {
   EXPECT_EQ(EnvironmentVariable(identity, "SUBLET_TEST_MARK"), std::nullopt);
 }
 
+TEST(UserOfProcess, IsWhoStartedItAsLongAsItLives) {
+  ChildProcess child = Sleeper();
+  const ProcessIdentity identity = ProcessIdentity::Of(child.pid()).value();
+  EXPECT_EQ(UserOfProcess(identity), ::getuid());
+  EXPECT_EQ(UserOfProcess({identity.pid, identity.start_ticks + 1}), std::nullopt);
+  child.Stop({.after_term_s = 0});
+  EXPECT_EQ(UserOfProcess(identity), std::nullopt);
+}
+
+// As a set-uid program, whose environment is its caller's.
+TEST(UserOfProcess, IsNobodyWhereItHasSeveral) {
+  if (::getuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  int fds[2];
+  ASSERT_EQ(::pipe(fds), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const bool changed = ::setresuid(20001, 0, 0) == 0;
+    if (::write(fds[1], &changed, 1) == 1) ::pause();
+    ::_exit(0);
+  }
+  bool changed = false;
+  ASSERT_EQ(::read(fds[0], &changed, 1), 1);
+  EXPECT_TRUE(changed);
+  EXPECT_EQ(UserOfProcess(ProcessIdentity::Of(child).value()), std::nullopt);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  ::close(fds[0]);
+  ::close(fds[1]);
+}
+
 TEST(ProcessesOfSession, AreThoseThatHaveNotLeftItOrEnded) {
   int fds[2];
   ASSERT_EQ(::pipe(fds), 0);

@@ -41,6 +41,7 @@ Domain FullDomain() {
           .tenant = "search",
           .gpu_uuid = "GPU-1",
           .mig_uuid = "MIG-1",
+          .uid = 20001,
           .memory_limit = 10_GiB,
           .sm_percent = 20,
           .planned = true};

@@ -53,6 +53,41 @@ Device With(Device device, int pid, Bytes memory) {
   return device;
 }
 
+Requester Other(uid_t uid) {
+  Requester requester;
+  requester.uid = uid;
+  requester.own_daemon = true;
+  return requester;
+}
+
+TEST(Admission, GivesEachUserOfATenantADomainOfItsOwn) {
+  Ledger ledger = LedgerOf({WholeGpu(0, 80_GiB)});
+  const Wish wish{.memory = 1_GiB, .tenant = "a"};
+  const auto first = AdmitAndBook(ledger, wish, 1, Other(7));
+  const auto second = AdmitAndBook(ledger, wish, 2, Other(8));
+  const auto third = AdmitAndBook(ledger, wish, 3, Other(7));
+  ASSERT_TRUE(first && second && third);
+  EXPECT_EQ(first->new_domain->uid, 7);
+  ASSERT_TRUE(second->new_domain);
+  EXPECT_EQ(second->new_domain->uid, 8);
+  EXPECT_NE(second->share.domain, first->share.domain);
+  EXPECT_FALSE(third->new_domain);
+  EXPECT_EQ(third->share.domain, first->share.domain);
+}
+
+TEST(Admission, RefusesMpsForAUserAsWhomNoServerCanRun) {
+  Ledger ledger = LedgerOf({WholeGpu(0, 80_GiB)});
+  Requester requester = Other(7);
+  requester.mps = false;
+  const Wish wish{.memory = 1_GiB, .tenant = "a"};
+  const auto refused = Admit(ledger, wish.Request(), requester);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
+  EXPECT_THAT(refused.error().message, HasSubstr("can't run mps for user 7"));
+  const Wish alone{.tenant = "a"};
+  EXPECT_TRUE(Admit(ledger, alone.Request(), requester));
+}
+
 TEST(Admission, WithoutLimitsGivesAGpuAlone) {
   Node node({WholeGpu(0, 80_GiB), WholeGpu(1, 40_GiB)});
   const Grant first = node.Get({});
