@@ -51,9 +51,10 @@ class Encoder:
     def __init__(self, spin):
         torch.manual_seed(0)
         with torch.no_grad():
-            model = torch_encoder.make_encoder(torch.device("cuda"))
+            # Kept: the graph has the addresses of the weights, and doesn't own them.
+            self._model = torch_encoder.make_encoder(torch.device("cuda"))
             self._tokens = torch.randn(SHAPE).to(device="cuda", dtype=torch.bfloat16)
-            self._graph, self._result = torch_encoder.capture(model, self._tokens)
+            self._graph, self._result = torch_encoder.capture(self._model, self._tokens)
         # What the capture needed beside the graph goes back to the card.
         torch.cuda.empty_cache()
         # Many processes that spin while they wait take each other's cores.
@@ -92,7 +93,8 @@ def take_memory(most_mib, hold_s):
             taken.append(torch.empty(piece_mib << 20, dtype=torch.uint8, device="cuda"))
             mib += piece_mib
         except torch.OutOfMemoryError as error:
-            refused = str(error).splitlines()[0]
+            # Its first words; it goes on with every process of the GPU.
+            refused = ". ".join(str(error).split(". ")[:3])
             piece_mib //= 2
     time.sleep(hold_s)
     taken.clear()

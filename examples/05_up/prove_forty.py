@@ -14,15 +14,15 @@ that it gets; each time it is written down which of the others noticed, and for 
     two-tenants    sublet up forty-encoders-two-tenants.yaml: two MPS servers
 
 A word behind a dash varies one: `mps-spin`, `sublet-spin`: the encoders wait for the GPU without
-sleeping, as PyTorch does by itself; `sublet-10`: under a cap of 10 % of the SMs instead of the
-plan's. The failures are tried on the four without a variation.
+sleeping, as PyTorch does by itself; `sublet-10`, `two-tenants-5`: under a cap of so many percent of
+the SMs instead of the plan's. The failures are tried on the four without a variation.
 
 Needs a GPU that nobody else uses, and PyTorch with CUDA for the python3 that is found.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
-import http.client
 import json
 import os
 import pathlib
@@ -31,7 +31,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import replicas
@@ -42,8 +41,8 @@ PORTS = range(8200, 8240)
 CULPRIT = 8207
 NEIGHBOUR = 8213
 SECOND_TENANT = range(8220, 8240)
-WAYS = ["time-slicing", "mps", "sublet", "two-tenants", "sublet-10", "time-slicing-spin",
-        "mps-spin", "sublet-spin"]
+WAYS = ["time-slicing", "mps", "sublet", "two-tenants", "sublet-10", "two-tenants-5",
+        "time-slicing-spin", "mps-spin", "sublet-spin"]
 KINDS = ["time-slicing", "mps", "sublet", "two-tenants"]
 SETTLE_SECONDS = 2
 KILLS = 3
@@ -123,9 +122,9 @@ class Sublet:
     def status(self):
         return json.loads(self.call("ps", "--json"))
 
-    def write_plan(self, path, spin, sm_percent):
-        """The plan of forty-encoders.yaml, varied."""
-        self.call("plan", str(HERE / "forty-encoders.yaml"), "--output", path)
+    def write_plan(self, fleet, path, spin, sm_percent):
+        """The plan of a fleet, varied."""
+        self.call("plan", str(fleet), "--output", path)
         with open(path, encoding="utf-8") as file:
             plan = json.load(file)
         for workload in plan["workloads"]:
@@ -161,26 +160,17 @@ def kill(port):
 
 
 def touch_bad_memory(port):
-    try:
-        return replicas.ask(port, "/break", {"how": "fault"})
-    except (OSError, http.client.HTTPException) as error:  # It may be gone before it has answered.
-        return str(error)
+    return replicas.ask(port, "/break", {"how": "fault"})
 
 
 def take_all_memory(port):
     """It takes what it gets and holds it; meanwhile a neighbour asks for a little."""
-    answers = {}
-
-    def take():
-        answers["culprit"] = replicas.ask(port, "/break", {"how": "memory",
-                                                           "hold_s": HOLD_SECONDS})
-
-    thread = threading.Thread(target=take)
-    thread.start()
-    time.sleep(HOLD_SECONDS / 2)
-    answers["neighbour"] = replicas.ask(NEIGHBOUR, "/break", {"how": "memory", "most_mib": 32})
-    thread.join()
-    return answers
+    wish = {"how": "memory", "hold_s": HOLD_SECONDS}
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+        culprit = pool.submit(replicas.ask, port, "/break", wish)
+        time.sleep(HOLD_SECONDS / 2)
+        neighbour = replicas.ask(NEIGHBOUR, "/break", {"how": "memory", "most_mib": 32})
+        return {"culprit": culprit.result(), "neighbour": neighbour}
 
 
 def failures(sublet):
@@ -200,7 +190,19 @@ def replica_at(sublet, port):
                 if share["pid"] == pid)
 
 
+def shares_of(status):
+    """What the node says of each share, and of each MPS server."""
+    shares = [{name: share["share"].get(name) for name in
+               ("name", "tenant", "mode", "memory_mib", "memory_limit_mib", "sm_percent")}
+              | {"memory_used_mib": share["memory_used_mib"]} for share in status["shares"]]
+    domains = [{"name": each["domain"]["name"], "clients": each["clients"],
+                "limits_confirmed": each["limits_confirmed"]} for each in status["domains"]]
+    return {"shares": shares, "domains": domains}
+
+
 def try_failures(sublet=None):
+    """Each failure: what the others noticed. A pause counts as noticed where it is twice as long as
+    the longest that any of them had while nothing failed."""
     tried = {}
     last = 0
     for name, act in failures(sublet):
@@ -210,7 +212,10 @@ def try_failures(sublet=None):
         if sublet:
             seen["events"] = sublet.events(last)
         tried[name] = seen
-        say(f"{name}: {seen['went_on']} went on (pause {seen['longest_pause_ms'] or 0:.1f} ms), "
+        usual_ms = tried["nothing"]["longest_pause_ms"]
+        seen["paused"] = sum(pause > 2 * usual_ms for pause in seen["pauses_ms"].values())
+        say(f"{name}: {seen['went_on']} went on, {seen['paused']} of them with a pause (longest "
+            f"{seen['longest_pause_ms'] or 0:.1f} ms), "
             f"{seen['started_again']} started again (outage {seen['longest_outage_s'] or 0:.1f} "
             f"s), {len(seen['gone'])} gone")
     return tried
@@ -240,13 +245,13 @@ def run_way(way, options, sublet, folder):
                            else "forty-encoders-two-tenants.yaml")
             if variation:
                 percent = int(variation) if variation.isdigit() else None
-                file = sublet.write_plan(f"{folder}/{way}.plan.json", spin, percent)
+                file = sublet.write_plan(file, f"{folder}/{way}.plan.json", spin, percent)
                 began = time.monotonic()
             by_sublet = sublet
             stack.enter_context(sublet.up(file))
         result = measure(began, idle_mib, options.seconds)
         if by_sublet:
-            result["status"] = by_sublet.status()
+            result["shares"] = shares_of(by_sublet.status())
         if not variation and not options.no_failures:
             result["failures"] = try_failures(by_sublet)
     await_idle(idle_mib)

@@ -107,7 +107,8 @@ def measure_window(ports, seconds):
         "millijoule_a_request": float(power) / total * 1e3,
         "sm_clock_mhz": int(clock),
         "busy_share_of_cores": share,
-        "each": each,
+        "each": [{name: answer.get(name) for name in
+                  ("requests", "p50_ms", "p99_ms", "longest_pause_ms")} for answer in each],
     }
 
 
@@ -118,7 +119,10 @@ def watch_failure(ports, act, restarts):
     """
     before = ask_all(ports, "/")
     asked = time.monotonic()
-    answer = act()
+    try:
+        answer = act()
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        answer = str(error)  # Who fails may not have answered first.
     steady_since = None
     while time.monotonic() - asked < OVER_SECONDS:
         seen = ask_all(ports, "/")
