@@ -116,22 +116,52 @@ void ForEachProcess(const Use& use) {
   }
 }
 
+struct Mark {
+  std::string_view name;
+  std::string_view value;
+};
+
+// The value of `wanted`, where the environment has that and `other`, too.
+std::optional<std::string> MarkedWith(std::string_view environment, std::string_view wanted,
+                                      const std::optional<Mark>& other) {
+  const std::optional<std::string_view> value = FindVariable(environment, wanted);
+  if (!value) return std::nullopt;
+  if (other && FindVariable(environment, other->name) != other->value) return std::nullopt;
+  return std::string(*value);
+}
+
 // Both facts of one process: a descriptor of a process's folder is of this process, and never of
 // the next one that gets its number.
 std::optional<std::pair<ProcessIdentity, std::string>> ReadMarked(int proc, const char* name,
                                                                   int pid,
                                                                   std::string_view variable,
+                                                                  const std::optional<Mark>& other,
                                                                   std::string& text) {
   const FileDescriptor folder(::openat(proc, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder.valid() || !ReadAll(folder.get(), "environ", kEnvironmentBytesMax, text)) {
     return std::nullopt;
   }
-  const std::optional<std::string_view> found = FindVariable(text, variable);
-  if (!found) return std::nullopt;
-  std::string value(*found);
+  std::optional<std::string> value = MarkedWith(text, variable, other);
+  if (!value) return std::nullopt;
   const std::optional<ProcessStat> stat = ReadStat(folder.get(), "stat", text);
   if (!stat || stat->Ended()) return std::nullopt;
-  return std::pair{ProcessIdentity{pid, stat->start_ticks}, std::move(value)};
+  return std::pair{ProcessIdentity{pid, stat->start_ticks}, std::move(*value)};
+}
+
+std::map<ProcessIdentity, std::string> FindMarked(std::string_view name,
+                                                  const std::optional<Mark>& other) {
+  std::map<ProcessIdentity, std::string> found;
+  std::string text;
+  ForEachProcess([&](int proc, const char* folder, int pid) {
+    // Most have nothing to do with us: for them this one file is all that is opened.
+    const std::string path = fmt::format("{}/environ", folder);
+    if (!ReadAll(proc, path.c_str(), kEnvironmentBytesMax, text)) return;
+    if (!MarkedWith(text, name, other)) return;
+    if (auto marked = ReadMarked(proc, folder, pid, name, other, text)) {
+      found.insert(std::move(*marked));
+    }
+  });
+  return found;
 }
 
 }  // namespace
@@ -196,23 +226,20 @@ std::vector<ProcessIdentity> ProcessesWithEnvironment(std::string_view name,
 }
 
 std::map<ProcessIdentity, std::string> ProcessesWithEnvironment(std::string_view name) {
-  std::map<ProcessIdentity, std::string> found;
-  std::string text;
-  ForEachProcess([&](int proc, const char* folder, int pid) {
-    // Most have nothing to do with us: for them this one file is all that is opened.
-    const std::string path = fmt::format("{}/environ", folder);
-    if (!ReadAll(proc, path.c_str(), kEnvironmentBytesMax, text)) return;
-    if (!FindVariable(text, name)) return;
-    if (auto marked = ReadMarked(proc, folder, pid, name, text)) found.insert(std::move(*marked));
-  });
-  return found;
+  return FindMarked(name, std::nullopt);
+}
+
+std::map<ProcessIdentity, std::string> ProcessesWithEnvironment(std::string_view name,
+                                                                std::string_view other_name,
+                                                                std::string_view other_value) {
+  return FindMarked(name, Mark{other_name, other_value});
 }
 
 std::optional<std::string> EnvironmentVariable(const ProcessIdentity& process,
                                                std::string_view name) {
   std::string text;
   const std::string folder = fmt::format("/proc/{}", process.pid);
-  auto marked = ReadMarked(AT_FDCWD, folder.c_str(), process.pid, name, text);
+  auto marked = ReadMarked(AT_FDCWD, folder.c_str(), process.pid, name, std::nullopt, text);
   if (!marked || marked->first != process) return std::nullopt;
   return std::move(marked->second);
 }

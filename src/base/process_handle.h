@@ -83,6 +83,10 @@ std::vector<ProcessIdentity> ProcessesWithEnvironment(std::string_view name,
 // Those that have the variable, and its value: all in one pass, which costs some 10 microseconds
 // for each process of the machine.
 std::map<ProcessIdentity, std::string> ProcessesWithEnvironment(std::string_view name);
+// Of those only the ones that have `other_name` with `other_value`, too.
+std::map<ProcessIdentity, std::string> ProcessesWithEnvironment(std::string_view name,
+                                                                std::string_view other_name,
+                                                                std::string_view other_value);
 
 // One variable of one process. Absent where it hasn't the variable, has ended, or may not be read.
 std::optional<std::string> EnvironmentVariable(const ProcessIdentity& process,

@@ -51,6 +51,15 @@ Result<std::int64_t> NumberIn(const HttpRequest& request, const char* name, std:
   return number;
 }
 
+// The GPU in POST /v1/gpus/GPU/clear; empty where it is another request.
+std::string GpuToClear(const HttpRequest& request) {
+  constexpr std::string_view kClear = "/clear";
+  std::string gpu = Below(request.path, "/v1/gpus/");
+  if (request.method != "POST" || !gpu.ends_with(kClear)) return "";
+  gpu.resize(gpu.size() - kClear.size());
+  return gpu;
+}
+
 // The plan and its folder in the body of PUT /v1/plan.
 Result<std::pair<Plan, std::string>> ReadPlanRequest(const std::string& body) {
   const Json json = Json::parse(body, nullptr, false);
@@ -234,6 +243,10 @@ Task<void> NodeApi::AnswerOther(const HttpRequest& request, Responder& to) {
     replica.resize(replica.size() - kRestart.size());
     const Status restarted = node_.Restart(replica, request.peer);
     if (!restarted) co_return static_cast<void>(co_await to.Refuse(restarted.error()));
+    co_await to.Send(200, kJsonType, "{\"done\":true}\n");
+  } else if (const std::string gpu = GpuToClear(request); !gpu.empty()) {
+    const Status cleared = node_.ClearHealth(gpu, request.peer);
+    if (!cleared) co_return static_cast<void>(co_await to.Refuse(cleared.error()));
     co_await to.Send(200, kJsonType, "{\"done\":true}\n");
   } else if (request.method == "POST" && request.path == "/v1/stop") {
     if (const Status may = node_.MayAdminister(request.peer); !may) {

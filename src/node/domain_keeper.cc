@@ -197,8 +197,12 @@ Task<Status> DomainKeeper::Confirm(std::optional<Bytes> memory_limit,
                                    std::optional<int> sm_percent) {
   const auto self = shared_from_this();
   const Limits limits{memory_limit, sm_percent};
+  const auto is_confirmed = [&] {
+    return confirmed_.count(limits) > 0 || (!memory_limit && !sm_percent);
+  };
+  if (is_confirmed()) co_return Status{};
   while (busy_) co_await changes_.Next();
-  if (confirmed_.count(limits) > 0 || (!memory_limit && !sm_percent)) co_return Status{};
+  if (is_confirmed()) co_return Status{};
   if (!mps_ || state_ != DomainState::kReady) {
     co_return Fail(ErrorCode::kUnavailable,
                    fmt::format("mps domain {} is not ready: {}", domain().name, why_));

@@ -41,6 +41,10 @@ class HeldShare : public std::enable_shared_from_this<HeldShare> {
     if (!process_) return std::nullopt;
     return process_->identity();
   }
+  // Its holder has ended, and it is being taken back.
+  bool Returns() const {
+    return row_.state == RowState::kRemoving || (process_ && process_->Ended());
+  }
   uid_t user() const { return row_.process ? row_.process->uid : 0; }
   const std::shared_ptr<ReplicaLog>& log() const { return log_; }
   ShareStatus Now() const;

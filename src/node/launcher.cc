@@ -179,11 +179,7 @@ Status EndProcess(const ProcessEnding& ending) {
 }
 
 std::map<ProcessIdentity, std::string> ProcessesOfShares(std::string_view state) {
-  std::map<ProcessIdentity, std::string> shares = ProcessesWithEnvironment(kShareVariable);
-  std::erase_if(shares, [&](const auto& entry) {
-    return EnvironmentVariable(entry.first, kStateVariable) != state;
-  });
-  return shares;
+  return ProcessesWithEnvironment(kShareVariable, kStateVariable, state);
 }
 
 }  // namespace sublet

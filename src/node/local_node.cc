@@ -23,6 +23,7 @@ namespace {
 constexpr double kQuietLookSeconds = 10;
 constexpr double kWatchedLookSeconds = 1;
 constexpr double kWatchedForSeconds = 5;
+constexpr double kLeastLookSeconds = 0.5;
 constexpr double kRotateSeconds = 10;
 
 constexpr double kLockPatienceSeconds = 1;
@@ -92,7 +93,8 @@ NodeCore::NodeCore(asio::io_context& loop, asio::thread_pool& pool, NodeOptions 
     : options(std::move(given)),
       store(std::move(opened)),
       events(loop, store),
-      parts{loop, pool, store, events, counters, settings},
+      search(std::make_shared<ShareSearch>(loop, pool, options.state)),
+      parts{loop, pool, store, events, counters, settings, *search},
       retired_(loop),
       returned_(loop),
       operation_over_(loop),
@@ -150,6 +152,7 @@ void NodeCore::BookDevices() {
 Task<void> NodeCore::LookAround() {
   const auto self = shared_from_this();
   while (!stopping_) {
+    const Moment soonest = MomentIn(kLeastLookSeconds);
     co_await Look();
     RetireDomains();
     LookForHungDriver();
@@ -157,6 +160,8 @@ Task<void> NodeCore::LookAround() {
     const bool watched = now - looked_at_ < std::chrono::duration<double>(kWatchedForSeconds);
     const bool soon = watched || !domain_free_since_.empty();
     co_await bell_.Wait(MomentIn(soon ? kWatchedLookSeconds : kQuietLookSeconds));
+    // It rings for each share that ends, and hundreds may end together.
+    while (Clock() < soonest && !stopping_) co_await bell_.Wait(soonest);
   }
 }
 
@@ -373,6 +378,9 @@ Result<std::vector<std::string>> LocalNode::MigSteps(const std::vector<MigTarget
 }
 Status LocalNode::Restart(const std::string& replica, const Peer& by) {
   return core_->Restart(replica, by);
+}
+Status LocalNode::ClearHealth(const std::string& gpu, const Peer& by) {
+  return core_->ClearHealth(gpu, by);
 }
 Result<std::shared_ptr<const ReplicaLog>> LocalNode::Log(const std::string& replica,
                                                          const Peer& by) const {

@@ -108,6 +108,9 @@ class LocalNode {
   Result<std::vector<std::string>> MigSteps(const std::vector<MigTarget>& targets);
 
   Status Restart(const std::string& replica, const Peer& by);
+  // An administrator's word that a GPU, by UUID or index, is well again: after a reset that the
+  // driver doesn't show. Fails with kConflict where it is still seen not to be.
+  Status ClearHealth(const std::string& gpu, const Peer& by);
   // The log of a replica, or of a share by its id; kPermission where it is another tenant's.
   Result<std::shared_ptr<const ReplicaLog>> Log(const std::string& replica, const Peer& by) const;
 

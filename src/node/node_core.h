@@ -5,7 +5,8 @@
 //   local_node.cc        opening, status, the regular look around
 //   node_resume.cc       taking over what an earlier daemon left
 //   node_shares.cc       shares of `sublet run`, domains made for them
-//   node_changes.cc      plans up and down, MIG
+//   node_changes.cc      plans up and down
+//   node_mig.cc          MIG, for plans, for shares and by itself
 //   node_sickness.cc     what the driver tells of the GPUs, and what follows
 //
 // Thread safety: the loop's thread.
@@ -16,6 +17,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file_descriptor.h"
@@ -32,10 +34,17 @@
 #include "node/plan_diff.h"
 #include "node/process_owners.h"
 #include "node/replica_keeper.h"
+#include "node/share_search.h"
 #include "node/usage.h"
 #include "node/xid_rules.h"
 
 namespace sublet {
+
+// In a MigInstanceRow's place: that MIG mode was turned on.
+inline constexpr int kModeRow = -1;
+// Whom instances were made for. What was asked for by itself is the user's, and has no row.
+inline constexpr std::string_view kMadeForUser = "user";
+inline constexpr std::string_view kMadeForPlan = "plan ";
 
 // What one look at the driver and /proc found; made on a worker.
 struct Sighting {
@@ -63,13 +72,14 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   Task<Status> Release(std::string id, Peer by);
   Result<std::shared_ptr<const ReplicaLog>> Log(const std::string& name, const Peer& by) const;
 
-  // node_changes.cc
+  // node_changes.cc, node_mig.cc
   Task<Status> Up(Plan plan, std::string directory, Progress progress);
   Result<std::vector<std::string>> UpSteps(const Plan& wanted, const std::string& directory);
   Task<Status> Down(Progress progress);
   Task<Status> ChangeMig(std::vector<MigTarget> targets, Progress progress);
   Result<std::vector<MigStep>> MigStepsFor(const std::vector<MigTarget>& targets);
   Status Restart(const std::string& replica, const Peer& by);
+  Status ClearHealth(const std::string& gpu, const Peer& by);
 
   Task<Result<Inventory>> TakeStock();
 
@@ -78,6 +88,7 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   NodeStore store;
   EventLog events;
   NodeCounters counters;
+  std::shared_ptr<ShareSearch> search;
   NodeParts parts;
   std::optional<PlanRow> plan_row;
   std::optional<Plan> plan;
@@ -139,6 +150,8 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
 
   // Shares and domains.
   Task<Result<Granted>> TryGrant(ShareRequest request, Peer peer);
+  Task<Result<sublet::Grant>> Decide(ShareRequest request, Requester requester);
+  bool SharesReturn() const;
   Task<Status> PrepareDomain(Share share, std::optional<Domain> new_domain);
   Task<Status> MakeInstance(const MigToMake& make, Share& share);
   Task<void> RemoveInstances(std::string share);
@@ -150,7 +163,6 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   void Hold(ShareRow row, std::optional<ProcessHandle> process);
   void OnReturned(const std::string& id);
   Task<Status> EndHeld(std::shared_ptr<HeldShare> held);
-  std::vector<int> ProcessesOf(const std::string& share) const;
   void OnFault(const std::string& domain, const std::string& text);
   Task<void> EndStragglers(std::string domain);
   Result<std::string> LogFileFor(const Share& share, const Peer& peer) const;
@@ -159,6 +171,7 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   PlanTarget Current();
   Result<PlanTarget> TargetFor(const Plan& wanted, const std::string& directory);
   Result<PlanTarget> SideOf(const std::optional<PlanRow>& row);
+  Status OneUserEach(const PlanTarget& target) const;
   Status Fits(const PlanTarget& target);
   Task<void> GiveUpOperation();
   Task<Status> Finish(OperationRow operation, const Progress& progress);

@@ -14,6 +14,7 @@
 #include "http/event_loop.h"
 #include "model/node_counters.h"
 #include "node/event_log.h"
+#include "node/share_search.h"
 #include "store/node_store.h"
 
 namespace sublet {
@@ -38,6 +39,7 @@ struct NodeParts {
   EventLog& events;
   NodeCounters& counters;
   const NodeSettings& settings;
+  ShareSearch& search;
 };
 
 }  // namespace sublet

@@ -23,6 +23,9 @@ constexpr double kLingerSeconds = 10;
 // server admits nobody.
 constexpr double kStragglerSeconds = 5;
 
+// For what an ended holder left behind to end; who asks for its room waits no longer.
+constexpr double kReturnPatienceSeconds = 2;
+
 void Silent(const ProgressLine& /*line*/) {}
 
 std::string MadeFor(const std::string& share) {
@@ -93,12 +96,29 @@ Task<Result<Granted>> NodeCore::Grant(ShareRequest request, Peer peer) {
   co_return granted;
 }
 
+// A holder has ended, and its share is on its way back.
+bool NodeCore::SharesReturn() const {
+  return std::any_of(held_.begin(), held_.end(),
+                     [](const auto& entry) { return entry.second->Returns(); });
+}
+
+// The command before this one of a script has ended, and its share may be a moment from free.
+Task<Result<sublet::Grant>> NodeCore::Decide(ShareRequest request, Requester requester) {
+  Result<sublet::Grant> grant = Admit(*ledger_, request, requester);
+  const Moment patience = MomentIn(kReturnPatienceSeconds);
+  while (!grant && SharesReturn() && Clock() < patience) {
+    co_await returned_.Next(patience);
+    grant = Admit(*ledger_, request, requester);
+  }
+  co_return grant;
+}
+
 Task<Result<Granted>> NodeCore::TryGrant(ShareRequest request, Peer peer) {
   const Result<Requester> requester = RequesterOf(peer);
   if (!requester) co_return tl::unexpected<Error>(requester.error());
   Result<ProcessHandle> process = HolderOf(peer);
   if (!process) co_return tl::unexpected<Error>(std::move(process).error());
-  Result<sublet::Grant> grant = Admit(*ledger_, request, *requester);
+  Result<sublet::Grant> grant = co_await Decide(request, *requester);
   if (!grant) co_return tl::unexpected<Error>(std::move(grant).error());
   ShareRow row;
   row.share = std::move(grant->share);
@@ -268,17 +288,11 @@ Task<Status> NodeCore::Release(std::string id, Peer by) {
 // Off its server first: killed in the midst of a kernel, it would take its neighbours with it.
 Task<Status> NodeCore::EndHeld(std::shared_ptr<HeldShare> held) {
   if (const auto domain = FindDomain(held->share().domain)) {
-    co_await domain->Disconnect(ProcessesOf(held->share().id));
+    const std::shared_ptr<const ShareProcesses> found = co_await search->Find();
+    const auto processes = found->find(held->share().id);
+    if (processes != found->end()) co_await domain->Disconnect(processes->second);
   }
   co_return co_await held->End();
-}
-
-std::vector<int> NodeCore::ProcessesOf(const std::string& share) const {
-  std::vector<int> pids;
-  for (const auto& [process, owner] : ProcessesOfShares(settings.state)) {
-    if (owner == share) pids.push_back(process.pid);
-  }
-  return pids;
 }
 
 std::shared_ptr<DomainKeeper> NodeCore::FindDomain(const std::string& name) const {

@@ -301,8 +301,9 @@ Task<void> ReplicaKeeper::Unplug(double patience_s) {
     if (co_await OnPool(parts_.pool, wait)) co_return;
   }
   std::vector<int> processes{pid};
-  for (const auto& [process, id] : ProcessesOfShares(parts_.settings.state)) {
-    if (id == share().id) processes.push_back(process.pid);
+  const std::shared_ptr<const ShareProcesses> found = co_await parts_.search.Find();
+  if (const auto more = found->find(share().id); more != found->end()) {
+    processes.insert(processes.end(), more->second.begin(), more->second.end());
   }
   co_await domain->Disconnect(std::move(processes));
 }

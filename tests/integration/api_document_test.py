@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 OPERATIONS = {
     "/v1/status": "get", "/v1/node": "get", "/v1/plan": "get put delete", "/v1/shares": "post",
     "/v1/shares/{id}": "delete", "/v1/mig": "put", "/v1/logs/{replica}": "get",
-    "/v1/events": "get", "/v1/replicas/{replica}/restart": "post", "/v1/health": "get",
+    "/v1/events": "get", "/v1/replicas/{replica}/restart": "post",
+    "/v1/gpus/{gpu}/clear": "post", "/v1/health": "get",
     "/metrics": "get", "/v1/stop": "post",
 }
 

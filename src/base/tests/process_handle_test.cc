@@ -133,6 +133,17 @@ TEST(ProcessesWithEnvironment, GivesEachItsValueInOnePass) {
   EXPECT_THAT(values, Contains(Pair(ProcessIdentity::Of(two.pid()).value(), "")));
 }
 
+TEST(ProcessesWithEnvironment, AsksForASecondMark) {
+  const std::string mark = Unique("w");
+  ChildProcess one = Sleeper(mark);
+  ChildOptions options{.argv = {"/bin/sleep", "60"}};
+  options.environment.Set("SUBLET_TEST_MARK", mark).Set("SUBLET_TEST_OTHER", "x");
+  ChildProcess two = ChildProcess::Start(options).value();
+  EXPECT_THAT(ProcessesWithEnvironment("SUBLET_TEST_MARK", "SUBLET_TEST_OTHER", "x"),
+              ElementsAre(Pair(ProcessIdentity::Of(two.pid()).value(), mark)));
+  EXPECT_THAT(ProcessesWithEnvironment("SUBLET_TEST_MARK", "SUBLET_TEST_OTHER", ""), IsEmpty());
+}
+
 TEST(ProcessesWithEnvironment, ReadsALargeEnvironmentToItsEnd) {
   ChildOptions options{.argv = {"/bin/sleep", "60"}, .environment = ChildEnvironment::Empty()};
   const std::string mark = Unique("z");
