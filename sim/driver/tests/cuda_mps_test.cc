@@ -459,8 +459,11 @@ TEST(CudaMps, QuitWithATimeDoesNotWaitForClients) {
   CudaCrowd crowd("h200");
   const Mps mps(crowd, "a");
   IdleClient client(crowd, mps.variables());
+  std::string server = mps.Ask("get_server_list");
+  server.pop_back();
   mps.Ask("quit -t 0");
   mps.AwaitLog("] Exit with status 0\n");
+  while (std::filesystem::exists("/proc/" + server)) ::sched_yield();
   EXPECT_EQ(client.End(), 806 & 0xFF);
 }
 
