@@ -248,6 +248,13 @@ class RunTest(VerbsTest):
         self.await_no_shares()
         self.run_command("true", flags=("--gpu-memory", "1GiB"))
 
+    def test_a_command_waits_for_what_the_one_before_it_left_behind(self):
+        slow_to_end = ("(trap '' TERM; touch ready; sleep 0.3) >/dev/null 2>&1 & "
+                       "until [ -e ready ]; do sleep 0.01; done")
+        alone = ("--mode", "exclusive")
+        self.run_command("sh", "-c", slow_to_end, flags=alone, cwd=self.folder)
+        self.run_command("true", flags=alone)
+
     def test_what_nobody_enforces_is_said(self):
         done = self.run_command("true", flags=("--mode", "time-slicing", "--gpu-memory", "1GiB"),
                                 status=None)
