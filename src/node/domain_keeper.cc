@@ -375,9 +375,15 @@ Task<void> DomainKeeper::Replace(DomainState state, std::string why) {
   log_.reset();
   Become(state, std::move(why));
   // EndLeftovers() ends all that is in its folder; asking one that hangs to quit would only wait.
+  const int pid = mps_->pid();
   mps_.reset();
   const MpsOptions options = Options();
-  auto end = [options] { return EndLeftovers(options.folder, options.run_as); };
+  auto end = [options, pid] {
+    Status ended = EndLeftovers(options.folder, options.run_as);
+    // Where it was a child of this daemon, it would stay a zombie.
+    static_cast<void>(ReapIfEnded(pid));
+    return ended;
+  };
   const auto [error, ended] = Seen(co_await OnPool(parts_.pool, end));
   if (!ended) {
     ++attempts_;

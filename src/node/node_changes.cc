@@ -204,6 +204,7 @@ Result<PlanTarget> NodeCore::SideOf(const std::optional<PlanRow>& row) {
 }
 
 Task<Status> NodeCore::Finish(OperationRow operation, const Progress& progress) {
+  co_await AwaitShareMig(false);
   Status failed;
   if (operation.direction == OperationDirection::kForward) {
     failed = co_await GoTo(operation.to, progress);

@@ -139,6 +139,7 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   Task<void> FinishRemoval(std::string replica);
   Task<void> GoOn(std::optional<OperationRow> operation);
   Task<void> RemoveOrphans();
+  bool LacksReplicas();
   Status Rebuild(NodeRecord& record);
   std::optional<ShareRow> RebuiltShare(const ProcessIdentity& process, const std::string& id,
                                        const std::string& mark) const;
@@ -154,6 +155,8 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   bool SharesReturn() const;
   Task<Status> PrepareDomain(Share share, std::optional<Domain> new_domain);
   Task<Status> MakeInstance(const MigToMake& make, Share& share);
+  Task<void> AwaitShareMig(bool operation_too);
+  Status KeepInstance(const Share& share);
   Task<void> RemoveInstances(std::string share);
   Result<ProcessHandle> HolderOf(const Peer& peer) const;
   std::string PipeOf(const Share& share) const;
@@ -216,6 +219,7 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   std::map<std::string, std::shared_ptr<HeldShare>> held_;          // By share's id.
   std::vector<MigInstanceRow> instances_;                           // That we made.
   std::string operation_;  // What is being done, for people; empty: nothing.
+  bool share_mig_ = false;  // An instance is made or removed for a share of `sublet run`.
   bool given_up_ = false;  // The operation that goes on is to end, and be undone.
   Broadcast operation_over_;
 

@@ -186,6 +186,7 @@ Task<Status> NodeCore::ChangeMig(std::vector<MigTarget> targets, Progress progre
   const auto self = shared_from_this();
   if (Status free = Turn::Free(*this); !free) co_return free;
   const Turn turn(*this, "mig");
+  co_await AwaitShareMig(false);
   if (const Result<Inventory> stock = co_await TakeStock(); !stock) {
     co_return tl::unexpected<Error>(stock.error());
   }

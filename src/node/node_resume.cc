@@ -93,11 +93,10 @@ Task<Status> NodeCore::Resume() {
   co_await AwaitReturns(record);
   WatchHealth();
   asio::co_spawn(parts.loop, LookAround(), EndsTheProgram);
-  if (record.operation || (rebooted && plan_row)) {
+  if (record.operation || (plan_row && (rebooted || LacksReplicas()))) {
     asio::co_spawn(parts.loop, GoOn(record.operation), EndsTheProgram);
-  } else {
-    asio::co_spawn(parts.loop, RemoveOrphans(), EndsTheProgram);
   }
+  asio::co_spawn(parts.loop, RemoveOrphans(), EndsTheProgram);
   events.Append("daemon", "node", "started",
                 fmt::format("{} shares and {} mps domains taken over", record.shares.size(),
                             record.domains.size()));
@@ -250,12 +249,23 @@ Task<void> NodeCore::FinishRemoval(std::string replica) {
   }
 }
 
-// Goes on with what was under way. Without an operation, after a reboot, with the plan itself.
+// Whether a replica of the plan isn't there, as when the daemon ended while it moved one.
+bool NodeCore::LacksReplicas() {
+  const Result<PlanTarget> target = SideOf(plan_row);
+  return target && std::any_of(target->replicas.begin(), target->replicas.end(),
+                               [&](const ReplicaTarget& replica) {
+                                 return replicas_.count(replica.id) == 0;
+                               });
+}
+
+// Goes on with what was under way. Without an operation, with the plan itself: it stays the one
+// that is wanted, also where a replica doesn't start at once.
 Task<void> NodeCore::GoOn(std::optional<OperationRow> operation) {
   const auto self = shared_from_this();
   if (!operation) {
     operation.emplace();
     operation->id = fmt::format("again-{}", UtcMilliseconds());
+    operation->from = plan_row;
     operation->to = plan_row;
     operation->started_at = UtcMilliseconds();
     if (const Status written = store.PutOperation(*operation); !written) co_return;

@@ -119,6 +119,11 @@ Task<Result<Granted>> NodeCore::TryGrant(ShareRequest request, Peer peer) {
   Result<ProcessHandle> process = HolderOf(peer);
   if (!process) co_return tl::unexpected<Error>(std::move(process).error());
   Result<sublet::Grant> grant = co_await Decide(request, *requester);
+  while (grant && grant->share.mode == SharingMode::kMig &&
+         (share_mig_ || (grant->make && !operation_.empty()))) {
+    co_await AwaitShareMig(grant->make.has_value());
+    grant = Admit(*ledger_, request, *requester);
+  }
   if (!grant) co_return tl::unexpected<Error>(std::move(grant).error());
   ShareRow row;
   row.share = std::move(grant->share);
@@ -128,11 +133,17 @@ Task<Result<Granted>> NodeCore::TryGrant(ShareRequest request, Peer peer) {
   row.process =
       Process{peer.pid, static_cast<std::int64_t>(process->identity().start_ticks), peer.uid};
   if (grant->make) {
+    share_mig_ = true;
     Status made = co_await MakeInstance(*grant->make, row.share);
+    share_mig_ = false;
+    operation_over_.Announce();
     if (!made) co_return tl::unexpected<Error>(std::move(made).error());
+  } else if (Status kept = KeepInstance(row.share); !kept) {
+    co_return tl::unexpected<Error>(std::move(kept).error());
   }
   // From here to the end of this function others may ask; what is booked they can't have.
   if (Status booked = ledger_->Book(row.share); !booked) {
+    OnReturned(row.share.id);
     co_return tl::unexpected<Error>(std::move(booked).error());
   }
   Status ready = co_await PrepareDomain(row.share, grant->new_domain);
@@ -196,6 +207,24 @@ std::string NodeCore::PipeOf(const Share& share) const {
   return domain == nullptr ? "" : domain->pipe_directory();
 }
 
+// MIG is changed by one at a time: a target that was worked out while another change was under way
+// would undo it.
+Task<void> NodeCore::AwaitShareMig(bool operation_too) {
+  while (share_mig_ || (operation_too && !operation_.empty())) co_await operation_over_.Next();
+}
+
+// The instance of a share that is over, and which would be removed for that, has the next one.
+Status NodeCore::KeepInstance(const Share& share) {
+  const std::optional<MigSeat> seat = SeatOfDevice(share.gpu_uuid, share.mig_uuid);
+  for (MigInstanceRow& row : instances_) {
+    const bool there = seat && row.gpu_uuid == share.gpu_uuid && row.start == seat->start;
+    if (!there || !row.made_for.starts_with(MadeFor(""))) continue;
+    row.made_for = MadeFor(share.id);
+    RETURN_IF_ERROR(store.PutMigInstance(row));
+  }
+  return {};
+}
+
 // An instance for one share, in the books of MIG as any other.
 Task<Status> NodeCore::MakeInstance(const MigToMake& make, Share& share) {
   const Gpu* const gpu = inventory_.FindGpu(make.gpu_uuid);
@@ -206,7 +235,10 @@ Task<Status> NodeCore::MakeInstance(const MigToMake& make, Share& share) {
   if (!resolved) co_return tl::unexpected<Error>(std::move(resolved).error());
   std::vector<MigTarget> targets{std::move(*resolved)};
   Status made = co_await ApplyMig(std::move(targets), MadeFor(share.id), Silent);
-  if (made) made = store.ClearMigSteps();
+  // Steps that stay in the journal would be undone with the next operation.
+  if (!made) static_cast<void>(co_await UndoMig());
+  Status cleared = store.ClearMigSteps();
+  if (made) made = std::move(cleared);
   if (!made) co_return made;
   Result<std::string> uuid = MigUuidAt(make.gpu_uuid, make.seat);
   if (!uuid) co_return tl::unexpected<Error>(std::move(uuid).error());
@@ -254,6 +286,7 @@ void NodeCore::OnReturned(const std::string& id) {
 // Those that were made for a share that is over.
 Task<void> NodeCore::RemoveInstances(std::string share) {
   const auto self = shared_from_this();
+  co_await AwaitShareMig(true);
   std::vector<MigTarget> targets;
   for (const Gpu& gpu : inventory_.gpus) {
     const Result<MigTarget> now = CurrentTarget(gpu);
@@ -267,7 +300,10 @@ Task<void> NodeCore::RemoveInstances(std::string share) {
     });
     if (target != *now) targets.push_back(std::move(target));
   }
+  share_mig_ = true;
   Status removed = co_await ApplyMig(std::move(targets), MadeFor(share), Silent);
+  share_mig_ = false;
+  operation_over_.Announce();
   if (removed) removed = store.ClearMigSteps();
   if (!removed) events.Append("mig", share, "not-removed", removed.error().message);
 }
