@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -64,11 +65,14 @@ Result<std::string> ReadFile(const std::string& path, std::size_t bytes_max) {
     return Fail(ErrorCode::kInvalid, fmt::format("reading {}: it is a folder", path));
   }
   std::string content;
-  constexpr std::size_t kChunk = 1 << 16;
+  // Most files are small, those of /proc above all, and what is asked for is filled with zeros.
+  constexpr std::size_t kChunkMin = 1 << 12;
+  constexpr std::size_t kChunkMax = 1 << 16;
   while (content.size() <= bytes_max) {
     const std::size_t before = content.size();
-    content.resize(before + kChunk);
-    const ssize_t got = ::read(file.get(), content.data() + before, kChunk);
+    const std::size_t chunk = std::clamp(before, kChunkMin, kChunkMax);
+    content.resize(before + chunk);
+    const ssize_t got = ::read(file.get(), content.data() + before, chunk);
     content.resize(before + static_cast<std::size_t>(got < 0 ? 0 : got));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FailFromErrno(errno, fmt::format("reading {}", path));
