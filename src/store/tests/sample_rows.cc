@@ -96,6 +96,7 @@ DomainRow SampleDomain(const std::string& name) {
                 .tenant = "search",
                 .gpu_uuid = "GPU-11111111-2222-3333-4444-555555555555",
                 .mig_uuid = "MIG-66666666-7777-8888-9999-000000000000",
+                .uid = 1001,
                 .memory_limit = Bytes{std::int64_t{20} << 30},
                 .sm_percent = 25,
                 .planned = true};
