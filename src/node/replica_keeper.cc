@@ -141,7 +141,7 @@ void ReplicaKeeper::PauseBeforeNextStart(const std::string& why) {
 Task<Result<ProcessIdentity>> ReplicaKeeper::Launched() {
   if (setup_.domain) {
     const Status confirmed =
-        co_await setup_.domain->Confirm(share().memory_limit, share().sm_percent);
+        co_await setup_.domain->Confirm(PinnedLimit(share()), share().sm_percent);
     if (!confirmed) co_return tl::unexpected<Error>(confirmed.error());
     generation_ = setup_.domain->generation();
   }

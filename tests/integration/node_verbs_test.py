@@ -541,6 +541,20 @@ class PatienceTest(VerbsTest):
         self.assertIn("broken/0", done.stderr)
         self.assertEqual(self.shares(), {})
 
+    def test_a_model_may_be_smaller_than_its_context(self):
+        # The limit counts the CUDA context, which is larger the more SMs there are.
+        self.sublet("up", self.fleet("""
+            - name: tiny
+              replicas: 2
+              memory: 64MiB
+              compute: {sm_percent: 60}
+              command: [sleep, "1000"]
+            """))
+        share = self.shares()["tiny/0"]["share"]
+        self.assertEqual((share["mode"], share["memory_limit_mib"]), ("mps", 64))
+        self.assertGreater(share["memory_mib"], 2 * 64)
+        self.sublet("down")
+
     def test_a_relative_command_begins_in_the_fleets_folder(self):
         script = self.folder / "here.sh"
         script.write_text("#!/bin/sh\npwd; exec sleep 1000\n")
