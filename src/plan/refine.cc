@@ -139,9 +139,7 @@ std::optional<PartitionChoice> BestCaps(const Problem& problem, int board,
     outlook = candidate;
     best = std::move(option);
   }
-  if (best && best->mode == SharingMode::kMps && !best->servers) {
-    ImproveBusyCaps(problem, board, *best, outlook);
-  }
+  if (best && best->mode == SharingMode::kMps) ImproveBusyCaps(problem, board, *best, outlook);
   return best;
 }
 

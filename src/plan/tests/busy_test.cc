@@ -134,6 +134,30 @@ TEST(BusyPlan, EachWorkloadGetsTheCapThatSuitsIt) {
   EXPECT_GT(caps.at("wide"), 50);
 }
 
+// Measured on an H200 with twenty PyTorch encoders behind each of two servers: 21,643 units/s under
+// a cap of 5 %, 8,235 under one of 75 %.
+TEST(BusyPlan, BehindServersOfTheirOwnTheyGetTheBestCapToo) {
+  WorkloadProfile profile = Encoder();
+  profile.service_ms = 0.2863;
+  profile.bandwidth_percent.reset();
+  profile.sharpness = 2.26;
+  profile.points = {{5, 1782, 0.518, 0.945, 29'505, 1.63, 58_MiB},
+                    {10, 1922, 0.471, 0.904, 23'474, 2.27, 72_MiB},
+                    {25, 2069, 0.435, 0.919, 16'478, 2.26, 144_MiB},
+                    {100, 3036, 0.292, 0.652, 9'959, 2.26, 516_MiB}};
+  Workload left = Busy("left", 20, profile);
+  Workload right = Busy("right", 20, profile);
+  left.tenant = "left";
+  right.tenant = "right";
+  left.isolation = right.isolation = Isolation::kFault;
+  const Plan plan = PlanFor(FleetOf({left, right}, "h200", 1));
+  ASSERT_EQ(plan.gpus.size(), 1u);
+  const PlannedPartition& whole = plan.gpus[0].partitions.at(0);
+  EXPECT_EQ(whole.servers.size(), 2u);
+  for (const PlannedReplica& replica : whole.replicas) EXPECT_EQ(replica.sm_percent, 5);
+  EXPECT_NEAR(*plan.summary.throughput_per_s, 21'643, 0.1 * 21'643);
+}
+
 TEST(BusyPlan, WithoutBusyReplicasNothingIsSaidOfThroughput) {
   Workload plain = Busy("plain", 3, Encoder());
   plain.compute.measured.reset();
