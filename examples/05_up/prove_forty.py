@@ -14,8 +14,8 @@ that it gets; each time it is written down which of the others noticed, and for 
     two-tenants    sublet up forty-encoders-two-tenants.yaml: two MPS servers
 
 A word behind a dash varies one: `mps-spin`, `sublet-spin`: the encoders wait for the GPU without
-sleeping, as PyTorch does by itself; `sublet-10`, `two-tenants-5`: under a cap of so many percent of
-the SMs instead of the plan's. The failures are tried on the four without a variation.
+sleeping, as PyTorch does by itself; `sublet-10`: under a cap of 10 % of the SMs instead of the
+plan's. The failures are tried on the four without a variation.
 
 Needs a GPU that nobody else uses, and PyTorch with CUDA for the python3 that is found.
 """
@@ -41,11 +41,11 @@ PORTS = range(8200, 8240)
 CULPRIT = 8207
 NEIGHBOUR = 8213
 SECOND_TENANT = range(8220, 8240)
-WAYS = ["time-slicing", "mps", "sublet", "two-tenants", "sublet-10", "two-tenants-5",
-        "time-slicing-spin", "mps-spin", "sublet-spin"]
+WAYS = ["time-slicing", "mps", "sublet", "two-tenants", "sublet-10", "time-slicing-spin",
+        "mps-spin", "sublet-spin"]
 KINDS = ["time-slicing", "mps", "sublet", "two-tenants"]
 SETTLE_SECONDS = 2
-KILLS = 3
+REPEATS = 3
 HOLD_SECONDS = 3
 
 
@@ -133,8 +133,9 @@ class Sublet:
         if sm_percent:
             for replica in plan["gpus"][0]["partitions"][0]["replicas"]:
                 replica["sm_percent"] = sm_percent
-                # The CUDA context, which is within this, grows with the cap.
-                replica["memory_mib"] += 4 * sm_percent
+                # The CUDA context grows with the cap, by less than 6 MiB a percent.
+                replica["context_mib"] += 6 * sm_percent
+                replica["memory_mib"] += 6 * sm_percent
         with open(path, "w", encoding="utf-8") as file:
             json.dump(plan, file)
         return path
@@ -177,9 +178,10 @@ def failures(sublet):
     """Everything that goes wrong, from harmless to not."""
     yield "nothing", lambda: time.sleep(1)
     yield "memory", lambda: take_all_memory(CULPRIT)
-    if sublet:
-        yield "restart", lambda: sublet.call("restart", replica_at(sublet, CULPRIT))
-    for number in range(KILLS if sublet else 1):
+    for number in range(REPEATS if sublet else 0):
+        yield f"restart {number + 1}", lambda port=CULPRIT - number: sublet.call(
+            "restart", replica_at(sublet, port))
+    for number in range(REPEATS if sublet else 1):
         yield f"kill {number + 1}", lambda port=CULPRIT + 1 + number: kill(port)
     yield "fault", lambda: touch_bad_memory(CULPRIT)
 
