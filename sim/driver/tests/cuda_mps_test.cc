@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/process_handle.h"
 #include "cuda_crowd.h"
 #include "mps_client.h"
 #include "mps_wire.h"
@@ -109,6 +110,18 @@ double Sum(const std::vector<Figures*>& figures) {
   return std::accumulate(figures.begin(), figures.end(), 0.0,
                          [](double sum, const Figures* one) { return sum + one->rate; });
 }
+
+// Of a process that isn't ours. Its number may be another's soon after it.
+class ProcessEnd {
+ public:
+  explicit ProcessEnd(int pid) : identity_(ProcessIdentity::Of(pid).value()) {}
+  void Await() const {
+    while (ProcessIdentity::Of(identity_.pid) == identity_) ::sched_yield();
+  }
+
+ private:
+  const ProcessIdentity identity_;
+};
 
 TEST(CudaMps, ClientsRunTogetherAsMeasured) {
   CudaCrowd crowd("h200");
@@ -436,8 +449,9 @@ TEST(CudaMps, TheServerGoesWithItsDaemonAndTheClientsSeeIt) {
   IdleClient client(crowd, mps.variables());
   std::string server = mps.Ask("get_server_list");
   server.pop_back();
+  const ProcessEnd gone(std::stoi(server));
   ::kill(mps.pid(), SIGKILL);
-  while (std::filesystem::exists("/proc/" + server)) ::sched_yield();
+  gone.Await();
   EXPECT_EQ(client.End(), 806 & 0xFF);
   EXPECT_TRUE(mps.Answers()) << "its files stay";
 }
@@ -461,9 +475,10 @@ TEST(CudaMps, QuitWithATimeDoesNotWaitForClients) {
   IdleClient client(crowd, mps.variables());
   std::string server = mps.Ask("get_server_list");
   server.pop_back();
+  const ProcessEnd gone(std::stoi(server));
   mps.Ask("quit -t 0");
   mps.AwaitLog("] Exit with status 0\n");
-  while (std::filesystem::exists("/proc/" + server)) ::sched_yield();
+  gone.Await();
   EXPECT_EQ(client.End(), 806 & 0xFF);
 }
 
