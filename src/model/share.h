@@ -76,15 +76,15 @@ Result<Share> ParseShare(std::string_view text, std::string_view source);
 
 // One CUDA MPS control daemon and its server: one fault domain. It belongs to one tenant.
 struct Domain {
-  std::string name;                   // "gpu0-search": unique on the node, fit for a folder.
-  std::string tenant;                 // Whose clients it takes.
-  std::string gpu_uuid;               // "GPU-..."
-  std::string mig_uuid;               // "MIG-..." where it serves a MIG device; else empty.
+  std::string name;      // "gpu0-search": unique on the node, fit for a folder.
+  std::string tenant;    // Whose clients it takes.
+  std::string gpu_uuid;  // "GPU-..."
+  std::string mig_uuid;  // "MIG-..." where it serves a MIG device; else empty.
   // The user as whom it runs, and whose processes alone it takes; absent: the tenant's own.
   std::optional<std::int64_t> uid;
   // Server default: no client gets more, its CUDA context counted.
   std::optional<Bytes> memory_limit;
-  std::optional<int> sm_percent;      // Server default.
+  std::optional<int> sm_percent;  // Server default.
   // From a plan, or made for a `sublet run`: then it goes with its last share.
   bool planned = false;
 

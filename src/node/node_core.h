@@ -218,9 +218,9 @@ class NodeCore : public std::enable_shared_from_this<NodeCore> {
   std::map<std::string, std::shared_ptr<ReplicaKeeper>> replicas_;  // By replica's id.
   std::map<std::string, std::shared_ptr<HeldShare>> held_;          // By share's id.
   std::vector<MigInstanceRow> instances_;                           // That we made.
-  std::string operation_;  // What is being done, for people; empty: nothing.
+  std::string operation_;   // What is being done, for people; empty: nothing.
   bool share_mig_ = false;  // An instance is made or removed for a share of `sublet run`.
-  bool given_up_ = false;  // The operation that goes on is to end, and be undone.
+  bool given_up_ = false;   // The operation that goes on is to end, and be undone.
   Broadcast operation_over_;
 
   XidOverrides xids_;
