@@ -202,8 +202,13 @@ class FaultsTest(unittest.TestCase):
         sick = next(gpu for gpu in node.status()["gpus"] if gpu["index"] == index)
         self.assertFalse(sick["healthy"])
         self.assertIn("79", sick["why"])
-        wait_for("all have moved", lambda: self.pids(node).keys() == before.keys() and all(
-            share["share"]["gpu_uuid"] not in old for share in node.shares().values()))
+
+        def all_have_moved():
+            shares = node.shares()  # One look: between two a replica may be on its way.
+            return shares.keys() == before.keys() and all(
+                share["share"]["gpu_uuid"] not in old for share in shares.values())
+
+        wait_for("all have moved", all_have_moved)
         self.await_all_up(node)
         self.assertEqual(set(self.pids(node)), set(before))
         done = node.verb("run", "--gpu", str(index), "--gpu-memory", "1GiB", "--", "true")
