@@ -186,17 +186,25 @@ Status MakeFolder(const std::string& folder) {
 
 }  // namespace
 
+// A new one is made under another name and comes to its own with the right mode: between an open
+// that creates it, which heeds the umask, and a chmod, another user's process would be refused.
 int OpenStateFile(const std::string& path, int flags) {
   struct stat folder {};
   const bool shared =
       ::stat(path.substr(0, path.rfind('/')).c_str(), &folder) == 0 && IsOpenToAll(folder);
-  const unsigned mode = shared ? 0666 : 0600;
-  const int file = ::open(path.c_str(), flags | O_CREAT | O_CLOEXEC | O_NOFOLLOW, mode);
-  struct stat status {};
-  // The umask has taken from the mode of one that is new.
-  const bool ours = file >= 0 && ::fstat(file, &status) == 0 && status.st_uid == ::geteuid();
-  if (shared && ours && (status.st_mode & 0777) != mode) ::fchmod(file, mode);
-  return file;
+  for (;;) {
+    const int file = ::open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW);
+    if (file >= 0 || errno != ENOENT) return file;
+    std::string fresh = path + ".XXXXXX";
+    const Descriptor made(::mkostemp(fresh.data(), O_CLOEXEC));
+    if (made.get() < 0) return -1;
+    const bool linked = ::fchmod(made.get(), shared ? 0666 : 0600) == 0 &&
+                        (::link(fresh.c_str(), path.c_str()) == 0 || errno == EEXIST);
+    const int error = errno;
+    ::unlink(fresh.c_str());
+    errno = error;
+    if (!linked) return -1;
+  }
 }
 
 long long StartTimeOf(int pid) {
