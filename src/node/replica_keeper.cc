@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include <cctype>
 #include <csignal>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <string_view>
 #include <utility>
 
 #include "base/child_process.h"
@@ -32,6 +34,22 @@ bool CatchesTerm(int pid) {
   if (at == std::string::npos) return false;
   const unsigned long long caught = std::strtoull(status->c_str() + at + 7, nullptr, 16);
   return (caught >> (SIGTERM - 1) & 1) != 0;
+}
+
+// The last line of a log that isn't blank, as one line that is safe to show; empty without one.
+std::string LastLine(const ReplicaLog& log) {
+  constexpr std::size_t kLines = 10;
+  constexpr std::size_t kBytesMax = 400;
+  const Result<LogText> tail = log.Tail(kLines);
+  if (!tail) return {};
+  std::string_view text = tail->text;
+  const std::size_t end = text.find_last_not_of(" \t\r\n");
+  if (end == std::string_view::npos) return {};
+  text = text.substr(0, end + 1);
+  text = text.substr(text.find_last_of("\r\n") + 1);
+  std::string line(text.substr(0, kBytesMax));
+  for (char& c : line) c = std::iscntrl(static_cast<unsigned char>(c)) != 0 ? ' ' : c;
+  return line;
 }
 
 }  // namespace
@@ -342,9 +360,13 @@ Task<Status> ReplicaKeeper::AwaitReady() {
   while (state_ != ShareState::kReady && state_ != ShareState::kRunning) {
     if (!wanted_) co_return Fail(ErrorCode::kConflict, "it is being stopped");
     if (!failed_.empty()) {
+      // Its log goes when the plan is rolled back; what it said last is why it failed.
+      auto last = [log = log_] { return LastLine(*log); };
+      std::string line = co_await OnPool(parts_.pool, last);
       co_return Fail(ErrorCode::kUnavailable,
                      fmt::format("{}: {}", history_.id, std::exchange(failed_, {})),
-                     fmt::format("sublet logs {}", history_.id));
+                     line.empty() ? fmt::format("sublet logs {}", history_.id)
+                                  : fmt::format("it printed last: {}", line));
     }
     if (state_ == ShareState::kStopped) co_return Status{};
     co_await changes_.Next();
@@ -424,6 +446,7 @@ ShareStatus ReplicaKeeper::Now() const {
   status.restarts = history_.restarts;
   status.last_end = history_.last_end;
   status.log = log_->path();
+  status.port = target().port;
   return status;
 }
 

@@ -539,6 +539,7 @@ class PatienceTest(VerbsTest):
         done = self.sublet("up", path, status=None)
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("broken/0", done.stderr)
+        self.assertIn("it printed last: alas", done.stderr)
         self.assertEqual(self.shares(), {})
 
     def test_a_model_may_be_smaller_than_its_context(self):
