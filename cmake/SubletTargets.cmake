@@ -61,11 +61,11 @@ if(EXISTS /usr/bin/python3)
   set(Python3_EXECUTABLE /usr/bin/python3 CACHE FILEPATH "Python for the tests")
 endif()
 
-# sublet_library(NAME SOURCES a.cc ... DEPS lib ...): a module of src/ as target sublet_NAME.
+# sublet_library(NAME SOURCES a.cc ... DEPS lib ...): a module as target sublet_NAME.
 function(sublet_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_library(sublet_${name} STATIC ${ARG_SOURCES})
-  target_include_directories(sublet_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_include_directories(sublet_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/sim)
   target_link_libraries(sublet_${name} PUBLIC ${ARG_DEPS})
 endfunction()
 

@@ -229,7 +229,8 @@ ModuleTable ParseModuleTable(std::string_view readme) {
 std::string ModuleOf(std::string_view path) {
   const std::vector<std::string> parts = Split(path, '/');
   if (parts.size() >= 3 && parts[0] == "src") return parts[1];
-  return parts[0] == "sim" ? "sim" : "";
+  if (parts[0] != "sim") return "";
+  return parts.size() >= 3 && parts[1] != "driver" ? parts[1] : "sim";
 }
 
 std::vector<Finding> CheckLayers(const SourceFile& file, const ModuleTable& table) {

@@ -48,7 +48,8 @@ struct ModuleTable {
 };
 ModuleTable ParseModuleTable(std::string_view readme);
 
-// The module of "src/plan/tests/x.cc" is "plan"; "sim" for sim/**; empty outside both.
+// The module of "src/plan/tests/x.cc" is "plan", of "sim/engine/x.cc" "engine"; "sim" for
+// sim/driver/**, which is no module; empty elsewhere.
 std::string ModuleOf(std::string_view path);
 
 // --- for C++ and C files ---

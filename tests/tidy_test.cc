@@ -36,7 +36,8 @@ std::vector<std::string> RepositoryPaths() {
   std::vector<std::string> paths;
   for (const fs::directory_entry& top : fs::directory_iterator(kRoot)) {
     const std::string name = top.path().filename();
-    if (top.is_regular_file()) paths.push_back(name);
+    // Of a worktree, .git is a file with the path of its repository.
+    if (top.is_regular_file() && name != ".git") paths.push_back(name);
     if (!top.is_directory() || !roots.contains(name)) continue;
     fs::recursive_directory_iterator it(top.path());
     for (; it != fs::recursive_directory_iterator(); ++it) {
@@ -251,6 +252,10 @@ TEST(TidyRepository, TableNamesTheModulesThatExist) {
   std::set<std::string> folders;
   for (const fs::directory_entry& entry : fs::directory_iterator(kRoot / "src")) {
     if (entry.is_directory()) folders.insert(entry.path().filename());
+  }
+  for (const fs::directory_entry& entry : fs::directory_iterator(kRoot / "sim")) {
+    const std::string name = entry.path().filename();
+    if (entry.is_directory() && name != "driver") folders.insert(name);
   }
   const ModuleTable table = Table();
   EXPECT_EQ(std::set<std::string>(table.order.begin(), table.order.end()), folders);

@@ -11,6 +11,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Above these a number is a broken answer, whatever field it stands in.
+constexpr Range kPort{.min = 1, .max = 65535};
 constexpr Range kPid{.min = 1, .max = 4'194'304};  // PID_MAX_LIMIT of a 64-bit Linux.
 constexpr Range kCount{.min = 0, .max = 1e9};
 constexpr Range kSeconds{.min = 0, .max = 1e12};
@@ -32,6 +33,7 @@ Json ShareStatusToJson(const ShareStatus& status) {
   PutField(json, "memory_used_mib", status.memory_used);
   PutField(json, "sm_used_percent", status.sm_used_percent);
   PutField(json, "log", status.log);
+  PutField(json, "port", status.port);
   return json;
 }
 
@@ -88,6 +90,7 @@ Result<ShareStatus> ReadShareStatus(const Node& node) {
   in.Optional("memory_used_mib", status.memory_used, ReadMib);
   in.Optional("sm_used_percent", status.sm_used_percent, kPercent);
   in.Optional("log", status.log);
+  in.Optional("port", status.port, kPort);
   RETURN_IF_ERROR(in.Finish());
   return status;
 }

@@ -49,6 +49,7 @@ struct ShareStatus {
   std::optional<Bytes> memory_used;       // Of all its processes, by the driver.
   std::optional<double> sm_used_percent;  // Of the device, by the driver.
   std::string log;                        // Path; empty where its output isn't kept.
+  std::optional<int> port = {};           // Where a replica listens, as its plan has it.
 };
 
 enum class DomainState { kStarting, kReady, kFaulted, kWedged, kEnding };

@@ -1,58 +1,25 @@
 #include "observe/metrics.h"
 
-#include <prometheus/metric_family.h>
-#include <prometheus/text_serializer.h>
-
 #include <algorithm>
-#include <cctype>
-#include <deque>
 #include <map>
 #include <optional>
 #include <utility>
-#include <vector>
+
+#include "observe/metric_families.h"
 
 namespace sublet {
 namespace {
 
-using prometheus::ClientMetric;
-using prometheus::MetricFamily;
-using prometheus::MetricType;
-using Labels = std::vector<ClientMetric::Label>;
+using Labels = MetricLabels;
 
-// Cut where a character of UTF-8 begins, and without what is none: the format is UTF-8.
-std::string LabelValue(std::string_view text) {
-  std::string value;
-  std::size_t i = 0;
-  while (i < text.size()) {
-    const auto first = static_cast<unsigned char>(text[i]);
-    const std::size_t length = first < 0x80             ? 1
-                               : (first & 0xE0) == 0xC0 ? 2
-                               : (first & 0xF0) == 0xE0 ? 3
-                               : (first & 0xF8) == 0xF0 ? 4
-                                                        : 0;
-    bool whole = length > 0 && i + length <= text.size();
-    for (std::size_t k = 1; whole && k < length; ++k) {
-      whole = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
-    }
-    const std::string_view piece = whole ? text.substr(i, length) : std::string_view("?");
-    if (value.size() + piece.size() > kMetricsLabelMax) break;
-    value += piece;
-    i += whole ? length : 1;
-  }
-  return value;
+std::pair<std::string, std::string> Label(const char* name, std::string_view value) {
+  return {name, std::string(value)};
 }
 
-ClientMetric::Label Label(const char* name, std::string_view value) {
-  return {name, LabelValue(value)};
-}
-
-// Families in the order in which they were first named, each with its series.
-class Families {
+// What the node's status is made of, as samples.
+class Families : public MetricFamilies {
  public:
-  void Gauge(const char* name, const char* help, Labels labels, double value) {
-    ClientMetric& metric = Add(name, help, MetricType::Gauge, std::move(labels));
-    metric.gauge.value = value;
-  }
+  using MetricFamilies::Gauge;
   template <typename T>
   void Gauge(const char* name, const char* help, const Labels& labels,
              const std::optional<T>& value, double factor = 1) {
@@ -62,36 +29,6 @@ class Families {
              const std::optional<Bytes>& value) {
     if (value) Gauge(name, help, labels, static_cast<double>(value->count));
   }
-  void Counter(const char* name, const char* help, Labels labels, double value) {
-    ClientMetric& metric = Add(name, help, MetricType::Counter, std::move(labels));
-    metric.counter.value = value;
-  }
-  void Counter(const char* name, const char* help, Labels labels, std::int64_t value) {
-    Counter(name, help, std::move(labels), static_cast<double>(value));
-  }
-  // A sum and a count without quantiles.
-  void Summary(const char* name, const char* help, double sum, std::int64_t count) {
-    ClientMetric& metric = Add(name, help, MetricType::Summary, {});
-    metric.summary.sample_sum = sum;
-    metric.summary.sample_count = static_cast<std::uint64_t>(count);
-  }
-
-  std::string Text() const {
-    const std::vector<MetricFamily> families(families_.begin(), families_.end());
-    return prometheus::TextSerializer().Serialize(families);
-  }
-
- private:
-  ClientMetric& Add(const char* name, const char* help, MetricType type, Labels labels) {
-    const auto [at, is_new] = by_name_.try_emplace(name, families_.size());
-    if (is_new) families_.push_back({name, help, type, {}});
-    ClientMetric metric;
-    metric.label = std::move(labels);
-    return families_[at->second].metric.emplace_back(std::move(metric));
-  }
-
-  std::map<std::string_view, std::size_t> by_name_;
-  std::deque<MetricFamily> families_;
 };
 
 template <typename Map, typename Key>

@@ -20,11 +20,11 @@
 
 #include "model/node_counters.h"
 #include "model/node_status.h"
+#include "observe/metric_families.h"
 
 namespace sublet {
 
 inline constexpr std::size_t kMetricsSharesMax = 2000;  // About 3 MB of text.
-inline constexpr std::size_t kMetricsLabelMax = 128;    // Names here are shorter.
 
 std::string MetricsText(const NodeStatus& status, const NodeCounters& counters);
 

@@ -31,6 +31,7 @@ ShareStatus FullShareStatus() {
   status.memory_used = 9_GiB;
   status.sm_used_percent = 17.5;
   status.log = "/var/lib/sublet/logs/chat-0.log";
+  status.port = 8100;
   return status;
 }
 
@@ -100,7 +101,7 @@ TEST(NodeStatus, LeavesOutWhatIsNotKnown) {
   EXPECT_FALSE(json.contains("plan"));
   EXPECT_FALSE(json["gpus"][0].contains("utilisation_percent"));
   for (const char* key : {"pid", "uptime_s", "memory_used_mib", "sm_used_percent", "log", "why",
-                          "since", "last_end", "user"}) {
+                          "since", "last_end", "user", "port"}) {
     EXPECT_FALSE(json["shares"][0].contains(key)) << key;
   }
   EXPECT_TRUE(ParseNodeStatus(json.dump(), "status"));

@@ -52,11 +52,12 @@ class Schemas(unittest.TestCase):
         self.sample = json.loads((ROOT / "src/model/tests/data/sample-plan.json").read_text())
 
     def test_the_schemas_are_schemas(self):
-        for name in ("fleet", "plan"):
+        for name in ("fleet", "plan", "route"):
             jsonschema.Draft202012Validator.check_schema(schema(name))
 
     def test_the_keys_are_those_of_the_readers(self):
-        for name, path in (("fleet", "fleet.cc"), ("plan", "plan_reader.cc")):
+        for name, path in (("fleet", "fleet.cc"), ("plan", "plan_reader.cc"),
+                           ("route", "route_config.cc")):
             root = schema(name)
             described = {**root["$defs"], name: root}
             for what, (required, known) in keys_in_reader(f"src/model/{path}").items():
@@ -110,6 +111,37 @@ class Schemas(unittest.TestCase):
             with self.subTest(str(path)):
                 self.assertEqual(errors(self.fleet, numbers(document)), [])
         self.assertGreaterEqual(found, 2)
+
+    def test_route_files_of_the_repository_are_valid(self):
+        route = jsonschema.Draft202012Validator(schema("route"))
+        page = (ROOT / "docs/formats/route.md").read_text()
+        texts = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.S)
+                 if text.startswith("version: sublet.route/v1")]
+        corpus = ROOT / "src/model/fuzz/corpus/route_config_fuzz"
+        texts += [path.read_text() for path in sorted([*ROOT.glob("examples/**/*.yaml"),
+                                                       *corpus.glob("*.yaml")])]
+        found = 0
+        for text in texts:
+            document = yaml.safe_load(text)
+            if not isinstance(document, dict) or document.get("version") != "sublet.route/v1":
+                continue
+            found += 1
+            with self.subTest(text[:80]):
+                self.assertEqual(errors(route, document), [])
+        self.assertGreaterEqual(found, 3)
+
+    def test_wrong_routes_are_refused(self):
+        route = jsonschema.Draft202012Validator(schema("route"))
+        good = {"version": "sublet.route/v1", "replicas": [{"url": "http://a:1"}]}
+        self.assertEqual(errors(route, good), [])
+        for change in ({"policy": "costs"}, {"polcy": "cost"}, {"replicas": [{"name": "a"}]},
+                       {"replicas": [{"url": "http://a", "simulate": {}}]},
+                       {"replicas": [{"url": "gpu1"}]}, {"listen": {"port": 70000}},
+                       {"discovery": {"kubernetes": {"port": "http"}}},
+                       {"discovery": {"kubernetes": {"service": "a", "selector": "b"}}},
+                       {"limits": {"body_bytes_max": 64}}, {"timeouts": {"connect_s": 0}},
+                       {"health": {"path": "health"}}, {"threads": 1000}):
+            self.assertTrue(errors(route, good | change), change)
 
     def test_wrong_fleets_are_refused(self):
         good = {"version": "sublet.fleet/v1", "name": "x",
