@@ -75,6 +75,7 @@ int Main(int argc, char** argv) {
   AddEventsVerb(program);
   AddRestartVerb(program);
   AddTopVerb(program);
+  AddRouteVerb(program);
   AddMeasureWorkerVerb(program);
   AddMpsProbeVerb(program);
   argc = CutCommand(program, argc, argv);

@@ -61,6 +61,7 @@ void AddLogsVerb(Program& program);
 void AddEventsVerb(Program& program);
 void AddRestartVerb(Program& program);
 void AddTopVerb(Program& program);
+void AddRouteVerb(Program& program);
 void AddMeasureWorkerVerb(Program& program);  // Hidden.
 void AddMpsProbeVerb(Program& program);       // Hidden.
 

@@ -38,13 +38,18 @@ class SystemdTest(unittest.TestCase):
         for target in pathlib.Path("/usr/lib/systemd/system").glob("*.target"):
             if not target.is_symlink():
                 shutil.copy(target, system)
-        for unit in ("sublet.service", "sublet.socket"):
+        for unit in ("sublet.service", "sublet.socket", "sublet-route.service"):
             shutil.copy(UNITS / unit, system)
+        # What ExecReload= runs.
+        kill = self.root / "bin/kill"
+        kill.parent.mkdir()
+        kill.write_text("#!/bin/sh\n")
+        kill.chmod(0o755)
 
     def verify(self):
         return subprocess.run(
             ["systemd-analyze", "verify", "--man=no", f"--root={self.root}", "sublet.service",
-             "sublet.socket"], capture_output=True, text=True, timeout=60)
+             "sublet.socket", "sublet-route.service"], capture_output=True, text=True, timeout=60)
 
     def test_units_pass_verify(self):
         done = self.verify()
@@ -66,6 +71,21 @@ class SystemdTest(unittest.TestCase):
         self.assertIsNotNone(score, done.stdout + done.stderr)
         # 9.6 is a service without any. It may not creep back there.
         self.assertLess(float(score.group(1)), 8.6)
+
+    def test_the_router_is_held_tightly(self):
+        done = subprocess.run(
+            ["systemd-analyze", "security", "--offline=yes", f"--root={self.root}",
+             "--no-pager", "sublet-route.service"], capture_output=True, text=True, timeout=60)
+        score = re.search(r"Overall exposure level for sublet-route.service: ([\d.]+)", done.stdout)
+        self.assertIsNotNone(score, done.stdout + done.stderr)
+        self.assertLess(float(score.group(1)), 2.5)
+
+    def test_the_router_may_come_to_its_end(self):
+        service = Directives(UNITS / "sublet-route.service")["Service"]
+        self.assertEqual(service["Type"], "notify")
+        self.assertEqual(service["KillSignal"], "SIGTERM")
+        # timeouts.drain_s has 30 s, unless the file says otherwise.
+        self.assertGreater(int(service["TimeoutStopSec"]), 30)
 
     def test_tenants_outlive_the_daemon(self):
         service = Directives(UNITS / "sublet.service")["Service"]
@@ -94,7 +114,8 @@ class SystemdTest(unittest.TestCase):
             ["systemd-sysusers", f"--root={self.root}", UNITS / "sublet.sysusers.conf"],
             capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertRegex((etc / "group").read_text(), r"(?m)^sublet:")
+        self.assertRegex((etc / "group").read_text(), r"(?m)^sublet:.*sublet-route")
+        self.assertRegex((etc / "passwd").read_text(), r"(?m)^sublet-route:")
 
     @unittest.skipUnless(os.geteuid() == 0, "only root makes folders that are root's")
     def test_the_folder_is_made(self):
