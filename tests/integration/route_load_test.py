@@ -167,7 +167,8 @@ class LoadTest(unittest.TestCase):
         self.h2load(SOAK)
         after = self.resident_mib()
         print(f"  {SOAK:,} requests: {before:.1f} MiB before, {after:.1f} after", file=sys.stderr)
-        self.assertLess(after - before, 2)
+        # A leak of 70 bytes a request is found; what the allocator rounds is not taken for one.
+        self.assertLess(after - before, 4)
 
 
 if __name__ == "__main__":
