@@ -108,8 +108,9 @@ void ControlDaemon::ServersThatEnded() {
     const int id = servers_[i].pid;
     if (::waitid(P_PID, static_cast<id_t>(id), &end, WEXITED | WNOHANG | WNOWAIT) != 0) continue;
     if (end.si_pid != id) continue;
-    log_.Control(fmt::format("Server {} exited with status 0", id));
+    // First the clients' end, then the word of it: who reads it finds them as it says.
     EndServer(servers_[i]);
+    log_.Control(fmt::format("Server {} exited with status 0", id));
     servers_.erase(servers_.begin() + static_cast<std::ptrdiff_t>(i));
   }
 }
