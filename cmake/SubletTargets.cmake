@@ -82,6 +82,9 @@ function(sublet_test name)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src)
   target_compile_definitions(${name} PRIVATE SUBLET_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              SUBLET_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  # Two thirds of what there is to compile, and run once: half the time, where what is tested is
+  # optimized all the same.
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O0>)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   include(GoogleTest)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST
