@@ -5,6 +5,7 @@
 #include <cctype>
 #include <charconv>
 #include <cstring>
+#include <string>
 
 #include "driver.h"
 
@@ -291,6 +292,28 @@ SIM_EXPORT Return nvmlDeviceSetComputeMode(Device device, unsigned mode) {
       state.gpus[static_cast<std::size_t>(target.gpu)].compute_mode = static_cast<int>(mode);
       return kSuccess;
     });
+  });
+}
+
+SIM_EXPORT Return nvmlDeviceGetGpuFabricInfoV(Device device, GpuFabricInfoV2* info) {
+  return CallOnGpu(__func__, device, [&](Driver& driver, const Target& target) {
+    if (info == nullptr) return kInvalidArgument;
+    if (info->version != StructVersion<GpuFabricInfoV2>(2)) return kArgumentVersionMismatch;
+    const auto& fabric = driver.gpu(target).facts.fabric;
+    const unsigned version = info->version;
+    *info = {};
+    info->version = version;
+    info->state = kFabricNotSupported;
+    if (!fabric) return kSuccess;
+    info->clique_id = static_cast<unsigned>(fabric->clique_id);
+    info->state = kFabricCompleted;
+    std::string digits = fabric->cluster_uuid;
+    std::erase(digits, '-');
+    for (std::size_t i = 0; i < sizeof info->cluster_uuid && 2 * i + 2 <= digits.size(); ++i) {
+      const char* const pair = digits.data() + 2 * i;
+      std::from_chars(pair, pair + 2, info->cluster_uuid[i], 16);
+    }
+    return kSuccess;
   });
 }
 

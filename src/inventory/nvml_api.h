@@ -273,6 +273,21 @@ struct EventData {
 };
 static_assert(sizeof(EventData) == 32 && offsetof(EventData, gpu_instance_id) == 24);
 
+// nvmlGpuFabricInfo_v2_t: where a GPU is in an NVLink fabric.
+struct GpuFabricInfoV2 {
+  unsigned version;
+  unsigned char cluster_uuid[16];
+  Return status;  // Of joining it, once `state` is kFabricCompleted.
+  unsigned clique_id;
+  unsigned char state;
+  unsigned health_mask;
+};
+static_assert(sizeof(GpuFabricInfoV2) == 36 && offsetof(GpuFabricInfoV2, clique_id) == 24 &&
+              offsetof(GpuFabricInfoV2, health_mask) == 32);
+
+inline constexpr unsigned char kFabricNotSupported = 0;
+inline constexpr unsigned char kFabricCompleted = 3;
+
 inline constexpr unsigned long long kEventSingleBitEcc = 0x1;
 inline constexpr unsigned long long kEventDoubleBitEcc = 0x2;
 inline constexpr unsigned long long kEventXidCritical = 0x8;
@@ -370,6 +385,7 @@ inline constexpr unsigned kComputeInstanceEngineShared = 0;
   X(device_compute_capability, "nvmlDeviceGetCudaComputeCapability", (Device, int*, int*))         \
   X(device_gpu_cores, "nvmlDeviceGetNumGpuCores", (Device, unsigned*))                             \
   X(device_compute_mode, "nvmlDeviceGetComputeMode", (Device, unsigned*))                          \
+  X(set_compute_mode, "nvmlDeviceSetComputeMode", (Device, unsigned))                              \
   X(device_utilization, "nvmlDeviceGetUtilizationRates", (Device, Utilization*))                   \
   X(device_memory_affinity, "nvmlDeviceGetMemoryAffinity",                                         \
     (Device, unsigned, unsigned long*, unsigned))                                                  \
@@ -398,6 +414,7 @@ inline constexpr unsigned kComputeInstanceEngineShared = 0;
   X(device_clock_reasons, "nvmlDeviceGetCurrentClocksEventReasons", (Device, unsigned long long*)) \
   X(device_throttle_reasons, "nvmlDeviceGetCurrentClocksThrottleReasons",                          \
     (Device, unsigned long long*))                                                                 \
+  X(device_fabric, "nvmlDeviceGetGpuFabricInfoV", (Device, GpuFabricInfoV2*))                      \
   X(device_mig_mode, "nvmlDeviceGetMigMode", (Device, unsigned*, unsigned*))                       \
   X(set_mig_mode, "nvmlDeviceSetMigMode", (Device, unsigned, Return*))                             \
   X(gi_profile_info, "nvmlDeviceGetGpuInstanceProfileInfo",                                        \

@@ -8,6 +8,8 @@
 #include <charconv>
 #include <map>
 #include <optional>
+#include <span>
+#include <string>
 
 #include "base/files.h"
 #include "inventory/nvml_links.h"
@@ -170,6 +172,30 @@ GpuHealth ReadHealth(const Api& api, nvml::Device device) {
   return health;
 }
 
+std::string UuidText(std::span<const unsigned char, 16> bytes) {
+  std::string text;
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += fmt::format("{:02x}", bytes[i]);
+  }
+  return text;
+}
+
+// Absent where the GPU is in no fabric that reaches beyond its node, and while it joins one.
+std::optional<FabricPlace> ReadFabric(const Api& api, nvml::Device device) {
+  nvml::GpuFabricInfoV2 info{};
+  info.version = nvml::StructVersion<nvml::GpuFabricInfoV2>(2);
+  if (api.device_fabric == nullptr || api.device_fabric(device, &info) != nvml::kSuccess ||
+      info.state != nvml::kFabricCompleted || info.status != nvml::kSuccess) {
+    return std::nullopt;
+  }
+  // Without a UUID it is the fabric of one node's own switches.
+  if (std::ranges::all_of(info.cluster_uuid, [](unsigned char byte) { return byte == 0; })) {
+    return std::nullopt;
+  }
+  return FabricPlace{UuidText(info.cluster_uuid), info.clique_id};
+}
+
 // The length of the printable UTF-8 character that `text` begins with, 0 where it begins with none.
 std::size_t CharacterLength(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
@@ -244,6 +270,7 @@ nvml::Device ReadGpu(const Api& api, const BoardCatalogue& boards, const std::st
   ReadCompute(api, device, gpu);
   gpu.numa_node = ReadNumaNode(api, device, sysfs, gpu.pci_bus_id);
   gpu.health = ReadHealth(api, device);
+  gpu.fabric = ReadFabric(api, device);
   ReadMig(api, device, gpu);
   ReadProcesses(api, device, gpu);
   return device;

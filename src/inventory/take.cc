@@ -14,13 +14,13 @@
 namespace sublet {
 namespace {
 
-Result<Inventory> Take(const std::string& nvml_path, const Environment& environment) {
-  ASSIGN_OR_RETURN(const NvmlLibrary nvml, NvmlLibrary::Open(nvml_path));
+Result<Inventory> Take(const TakeOptions& options, const Environment& environment) {
+  ASSIGN_OR_RETURN(const NvmlLibrary nvml, NvmlLibrary::Open(options.nvml_path));
   const BoardCatalogue& boards = BuiltInBoards();
   Inventory node;
   node.host = ReadHost({}, environment);
   RETURN_IF_ERROR(ReadNvml(nvml, boards, "/sys", node));
-  node.mps_daemons = FindMpsDaemons({}, node.host);
+  if (options.mps_daemons) node.mps_daemons = FindMpsDaemons({}, node.host);
   node.modes = CheckModes(node, boards);
   return node;
 }
@@ -30,10 +30,9 @@ Result<Inventory> Take(const std::string& nvml_path, const Environment& environm
 Result<Inventory> TakeInventory(const TakeOptions& options, const Environment& environment) {
   std::promise<Result<Inventory>> promise;
   std::future<Result<Inventory>> answer = promise.get_future();
-  std::thread worker(
-      [path = options.nvml_path, environment, promise = std::move(promise)]() mutable {
-        promise.set_value(Take(path, environment));
-      });
+  std::thread worker([options, environment, promise = std::move(promise)]() mutable {
+    promise.set_value(Take(options, environment));
+  });
   if (answer.wait_for(options.patience) == std::future_status::ready) {
     worker.join();
     return answer.get();

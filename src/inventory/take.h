@@ -26,6 +26,8 @@ struct TakeOptions {
   std::string nvml_path = "libnvidia-ml.so.1";
   // A first call into a driver that isn't kept loaded takes seconds for each GPU.
   std::chrono::milliseconds patience = std::chrono::seconds(60);
+  // Whether to look for MPS control daemons: a look at every process, and a question to each.
+  bool mps_daemons = true;
 };
 
 Result<Inventory> TakeInventory(const TakeOptions& options, const Environment& environment);

@@ -169,6 +169,10 @@ Json GpuToJson(const Gpu& gpu) {
   Put(json, "numa_node", gpu.numa_node);
   Put(json, "minor_number", gpu.minor_number);
   if (gpu.compute_mode) json["compute_mode"] = ComputeModeName(*gpu.compute_mode);
+  if (gpu.fabric) {
+    json["fabric"] = {{"cluster_uuid", gpu.fabric->cluster_uuid},
+                      {"clique_id", gpu.fabric->clique_id}};
+  }
   json["mig_capable"] = gpu.mig_capable;
   json["mig_enabled"] = gpu.mig_enabled;
   json["mig_pending"] = gpu.mig_pending;
@@ -392,6 +396,15 @@ Result<GpuHealth> ReadHealth(const Node& node) {
   return health;
 }
 
+Result<FabricPlace> ReadFabric(const Node& node) {
+  FabricPlace fabric;
+  ObjectReader in(node, "fabric");
+  in.Required("cluster_uuid", fabric.cluster_uuid);
+  in.Required("clique_id", fabric.clique_id, {.min = 0, .max = (1LL << 32) - 1});
+  RETURN_IF_ERROR(in.Finish());
+  return fabric;
+}
+
 Result<Gpu> ReadGpu(const Node& node) {
   Gpu gpu;
   ObjectReader in(node, "GPU");
@@ -411,6 +424,7 @@ Result<Gpu> ReadGpu(const Node& node) {
   in.Optional("numa_node", gpu.numa_node, kNumber);
   in.Optional("minor_number", gpu.minor_number, kCount);
   in.Optional("compute_mode", gpu.compute_mode, ReadWord(kComputeModes));
+  in.Optional("fabric", gpu.fabric, AsOptional<FabricPlace>(ReadFabric));
   in.Required("mig_capable", gpu.mig_capable);
   in.Required("mig_enabled", gpu.mig_enabled);
   in.Required("mig_pending", gpu.mig_pending);

@@ -137,6 +137,14 @@ struct GpuHealth {
   std::optional<bool> xid_events;         // XID errors of it can be watched.
 };
 
+// A place in an NVLink fabric of several nodes. GPUs of one clique reach each other's memory.
+struct FabricPlace {
+  std::string cluster_uuid;    // "1f0b8a5e-..."
+  std::int64_t clique_id = 0;  // 32 bits without sign.
+
+  friend bool operator==(const FabricPlace&, const FabricPlace&) = default;
+};
+
 struct Gpu {
   int index = 0;        // NVML's; nvidia-smi's too.
   std::string uuid;     // "GPU-..."
@@ -154,6 +162,7 @@ struct Gpu {
   std::optional<int> numa_node;
   std::optional<int> minor_number;  // Of /dev/nvidia<n>.
   std::optional<ComputeMode> compute_mode;
+  std::optional<FabricPlace> fabric;  // Absent while it is in none, or still on its way.
   bool mig_capable = false;
   bool mig_enabled = false;
   bool mig_pending = false;  // The mode after the next reset.

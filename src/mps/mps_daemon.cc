@@ -68,10 +68,14 @@ Result<std::vector<int>> ParseProcesses(std::string_view text, std::string_view 
   return processes;
 }
 
+PipeFolderUsers UsersOf(const MpsOptions& options) {
+  return options.any_user ? PipeFolderUsers::kAll : PipeFolderUsers::kOwner;
+}
+
 // A folder of the options' choice, or a private one.
 Result<PipeFolder> MakeFolder(const MpsOptions& options) {
   if (options.folder.empty()) return PipeFolder::MakePrivate(options.parent_folder);
-  return PipeFolder::MakeNamed(options.folder, options.run_as);
+  return PipeFolder::MakeNamed(options.folder, options.run_as, UsersOf(options));
 }
 
 tl::unexpected<Error> FailForThoseLeft(const std::string& folder) {
@@ -124,13 +128,15 @@ uid_t MpsDaemon::User() const {
 }
 
 Result<std::unique_ptr<MpsDaemon>> MpsDaemon::Start(const MpsOptions& options) {
-  CHECK(!options.folder.empty() || (!options.outlives_owner && !options.run_as));
+  CHECK(!options.folder.empty() ||
+        (!options.outlives_owner && !options.run_as && !options.any_user));
   ASSIGN_OR_RETURN(PipeFolder folder, MakeFolder(options));
   std::unique_ptr<MpsDaemon> mps(new MpsDaemon(options, std::move(folder)));
   const int output = mps->folder_.output().get();
   ChildOptions child;
   // In the foreground, so that it is our child.
   child.argv = {mps->program_, "-f"};
+  if (options.any_user) child.argv.emplace_back("-M");
   child.environment = EnvironmentIn(options, mps->folder_);
   child.descriptors = {{output, STDOUT_FILENO}, {output, STDERR_FILENO}};
   // On SIGTERM it ends its servers, too.
@@ -163,7 +169,8 @@ Result<std::unique_ptr<MpsDaemon>> MpsDaemon::Adopt(const MpsOptions& options,
                                                     const ProcessIdentity& identity) {
   CHECK(!options.folder.empty() && options.outlives_owner);
   ASSIGN_OR_RETURN(ProcessHandle process, ProcessHandle::Open(identity));
-  Result<PipeFolder> folder = PipeFolder::OpenNamed(options.folder, options.run_as);
+  Result<PipeFolder> folder =
+      PipeFolder::OpenNamed(options.folder, options.run_as, UsersOf(options));
   if (!folder) {
     Error error = std::move(folder).error();
     error.code = ErrorCode::kNotFound;

@@ -85,6 +85,10 @@ struct MpsOptions {
   // process. Another user than this process's needs root, and that user must be able to reach the
   // folder through its parents. Needs `folder`.
   std::optional<UserIds> run_as = {};
+  // Clients of every user share one server at a time, as containers do whose processes have users
+  // of their own; without it each user waits until the one before has left. Needs root for users
+  // other than the daemon's, and `folder`, which others may then enter.
+  bool any_user = false;
   // Defaults for its servers, set before Start() returns and confirmed as ConfirmLimits() does.
   std::optional<Bytes> memory_limit = {};  // Of each client.
   std::optional<int> sm_percent = {};      // Of the SMs, for each client.

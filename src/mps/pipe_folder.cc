@@ -23,6 +23,11 @@ constexpr std::string_view kLongestSocket = "/control_privileged";
 constexpr off_t kLastBytes = 4096;  // A log's line has less than 200.
 constexpr std::size_t kLastWordsMax = 300;
 
+// Who may enter without being the owner can't list it: the names in it are known anyway.
+mode_t ModeFor(PipeFolderUsers users) {
+  return users == PipeFolderUsers::kAll ? 0711 : 0700;
+}
+
 FileDescriptor OpenFolder(const std::string& path) {
   return FileDescriptor(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
 }
@@ -89,7 +94,8 @@ Result<PipeFolder> PipeFolder::MakePrivate(const std::string& parent) {
 }
 
 Result<PipeFolder> PipeFolder::MakeNamed(const std::string& path,
-                                         const std::optional<UserIds>& owner) {
+                                         const std::optional<UserIds>& owner,
+                                         PipeFolderUsers users) {
   RETURN_IF_ERROR(CheckLength(path));
   if (!path.starts_with('/')) {
     return Fail(ErrorCode::kUsage, fmt::format("not an absolute path: {}", path));
@@ -103,7 +109,12 @@ Result<PipeFolder> PipeFolder::MakeNamed(const std::string& path,
     return FailFromErrno(errno, fmt::format("making {}", path));
   }
   PipeFolder folder(path, owner ? owner->uid : ::geteuid());
-  if (Status made = folder.MakeLogs(owner); !made) {
+  Status made = folder.MakeLogs(owner);
+  // Opened last, and whatever this process's umask is.
+  if (made && users == PipeFolderUsers::kAll && ::chmod(path.c_str(), ModeFor(users)) != 0) {
+    made = FailFromErrno(errno, fmt::format("opening {} to its users", path));
+  }
+  if (!made) {
     static_cast<void>(folder.Remove());
     return tl::unexpected<Error>(std::move(made).error());
   }
@@ -111,16 +122,18 @@ Result<PipeFolder> PipeFolder::MakeNamed(const std::string& path,
 }
 
 Result<PipeFolder> PipeFolder::OpenNamed(const std::string& path,
-                                         const std::optional<UserIds>& owner) {
+                                         const std::optional<UserIds>& owner,
+                                         PipeFolderUsers users) {
   PipeFolder folder(path, owner ? owner->uid : ::geteuid());
   struct stat status {};
   if (::lstat(path.c_str(), &status) != 0) {
     return FailFromErrno(errno, fmt::format("opening {}", path));
   }
-  const bool closed = (status.st_mode & 077) == 0;
+  const bool closed = (status.st_mode & 0777 & ~ModeFor(users)) == 0;
   if (!S_ISDIR(status.st_mode) || status.st_uid != folder.owner_ || !closed) {
-    return Fail(ErrorCode::kPermission,
-                fmt::format("not a folder that is open to user {} alone: {}", folder.owner_, path));
+    return Fail(
+        ErrorCode::kPermission,
+        fmt::format("not a folder of user {}'s that is closed to others: {}", folder.owner_, path));
   }
   return folder;
 }

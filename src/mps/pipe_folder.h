@@ -9,8 +9,9 @@
 // A private one is new, and goes with its owner (mps/private_folder.h). One with a name of its own
 // (MakeNamed, then OpenNamed in a later life of its owner) stays until it is removed.
 //
-// Both are closed to everybody but the user whose it is. That user may put into it what they like:
-// what is read from it here is neither a link nor another user's file.
+// Both are closed to everybody but the user whose it is, unless its sockets are to be reached by
+// others: then those may enter, but neither see what is in it nor read the logs. Its user may put
+// into it what they like: what is read from it here is neither a link nor another user's file.
 //
 // Thread safety: one thread at a time.
 #pragma once
@@ -28,14 +29,20 @@
 
 namespace sublet {
 
+// Who may come to the sockets in it.
+enum class PipeFolderUsers { kOwner, kAll };
+
 class PipeFolder {
  public:
   static Result<PipeFolder> MakePrivate(const std::string& parent);
   // Fails with kConflict where there is something of that name, with kUsage where the path is too
   // long for the names of sockets in it or isn't absolute. `owner`: absent, this process's user.
-  static Result<PipeFolder> MakeNamed(const std::string& path, const std::optional<UserIds>& owner);
-  // Fails with kNotFound where it isn't there, with kPermission where it isn't that owner's alone.
-  static Result<PipeFolder> OpenNamed(const std::string& path, const std::optional<UserIds>& owner);
+  static Result<PipeFolder> MakeNamed(const std::string& path, const std::optional<UserIds>& owner,
+                                      PipeFolderUsers users = PipeFolderUsers::kOwner);
+  // Fails with kNotFound where it isn't there, with kPermission where it isn't that owner's, or is
+  // open to more than `users`.
+  static Result<PipeFolder> OpenNamed(const std::string& path, const std::optional<UserIds>& owner,
+                                      PipeFolderUsers users = PipeFolderUsers::kOwner);
 
   // What an earlier life left at `path`, in whatever state; nothing where nothing is there. Fails
   // with kPermission where it is no folder, or belongs neither to `owner` nor to this process.

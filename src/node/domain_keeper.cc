@@ -39,7 +39,8 @@ DomainKeeper::DomainKeeper(NodeParts& parts, DomainSetup setup, Listener listene
     : parts_(parts),
       setup_(std::move(setup)),
       listener_(std::move(listener)),
-      folder_(fmt::format("{}/mps/{}", parts.settings.run, domain().name)),
+      folder_(setup_.folder.empty() ? fmt::format("{}/mps/{}", parts.settings.run, domain().name)
+                                    : setup_.folder),
       bell_(parts.loop),
       changes_(parts.loop) {
   row_.domain = domain();
@@ -56,6 +57,7 @@ MpsOptions DomainKeeper::Options() const {
   options.folder = folder_;
   options.outlives_owner = true;
   options.run_as = setup_.run_as;
+  options.any_user = setup_.any_user;
   options.memory_limit = domain().memory_limit;
   options.sm_percent = domain().sm_percent;
   options.variables = {{std::string(kStateVariable), parts_.settings.state},
@@ -334,6 +336,24 @@ Task<void> DomainKeeper::Ask() {
   changes_.Announce();
   next_question_ = MomentIn(kQuestionSeconds);
   if (!answered) co_await Replace(DomainState::kWedged, answered.error().message);
+}
+
+Task<Result<std::size_t>> DomainKeeper::CountClients() {
+  const auto self = shared_from_this();
+  while (busy_) co_await changes_.Next();
+  if (!mps_ || state_ != DomainState::kReady) {
+    co_return Fail(ErrorCode::kUnavailable,
+                   fmt::format("mps domain {} is not ready: {}", domain().name, why_));
+  }
+  MpsDaemon* const mps = mps_.get();
+  auto ask = [mps] { return mps->AllClients(); };
+  busy_ = true;
+  const Result<std::set<int>> clients = co_await OnPool(parts_.pool, ask);
+  busy_ = false;
+  changes_.Announce();
+  bell_.Ring();
+  if (!clients) co_return tl::unexpected<Error>(clients.error());
+  co_return clients->size();
 }
 
 Task<void> DomainKeeper::Disconnect(std::vector<int> processes) {

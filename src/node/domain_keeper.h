@@ -49,6 +49,9 @@ namespace sublet {
 struct DomainSetup {
   DomainTarget target;
   std::optional<UserIds> run_as;  // The tenant's user; absent: the daemon's own.
+  // Its pipe directory, whose parent is there; empty: one of its name below the node's.
+  std::string folder = {};
+  bool any_user = false;  // MpsOptions::any_user
 };
 
 class DomainKeeper : public std::enable_shared_from_this<DomainKeeper> {
@@ -72,6 +75,9 @@ class DomainKeeper : public std::enable_shared_from_this<DomainKeeper> {
   // Another share's limits met a wall in this domain, or the reason why not; each pair of limits is
   // tried once. Call when ready and before the first process of the share.
   Task<Status> Confirm(std::optional<Bytes> memory_limit, std::optional<int> sm_percent);
+
+  // How many processes are its clients now. Fails with kUnavailable where it isn't ready.
+  Task<Result<std::size_t>> CountClients();
 
   // Takes the clients among these processes off the server, without harm to the others.
   Task<void> Disconnect(std::vector<int> processes);

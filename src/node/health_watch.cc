@@ -178,6 +178,28 @@ class Watcher {
     return nvml::kSuccess;
   }
 
+  std::vector<std::string> MigDevices(nvml::Device device) {
+    std::vector<std::string> uuids;
+    unsigned mode = 0;
+    unsigned pending = 0;
+    unsigned most = 0;
+    if (api().device_mig_mode == nullptr || api().mig_device_count_max == nullptr ||
+        api().mig_device_by_index == nullptr ||
+        api().device_mig_mode(device, &mode, &pending) != nvml::kSuccess || mode == 0 ||
+        api().mig_device_count_max(device, &most) != nvml::kSuccess) {
+      return uuids;
+    }
+    for (unsigned i = 0; i < most; ++i) {
+      nvml::Device instance = nullptr;
+      std::array<char, nvml::kUuidBufferSize> uuid{};
+      if (api().mig_device_by_index(device, i, &instance) == nvml::kSuccess &&
+          api().device_uuid(instance, uuid.data(), uuid.size()) == nvml::kSuccess) {
+        uuids.emplace_back(uuid.data());
+      }
+    }
+    return uuids;
+  }
+
   // Tells of one GPU; false where the whole driver is gone.
   bool PollOne(WatchedGpu& gpu) {
     GpuFacts facts;
@@ -191,7 +213,11 @@ class Watcher {
     facts.lost = code == nvml::kGpuIsLost;
     facts.reset_required = code == nvml::kResetRequired;
     if (code == nvml::kSuccess || facts.lost || facts.reset_required) {
-      door_.report({.what = What::kPolled, .gpu_uuid = gpu.uuid, .facts = facts});
+      HealthSighting polled{.what = What::kPolled, .gpu_uuid = gpu.uuid, .facts = facts};
+      if (door_.options.tell_mig && code == nvml::kSuccess) {
+        polled.mig_devices = MigDevices(gpu.device);
+      }
+      door_.report(polled);
     } else {
       door_.report(
           {.what = What::kNoAnswer,

@@ -23,7 +23,9 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "node/gpu_health.h"
 
@@ -40,12 +42,16 @@ struct HealthSighting {
   int count = 1;                         // kXid: so many of the same at once.
   std::optional<int> gpu_instance = {};  // kXid under MIG
   GpuFacts facts = {};                   // kPolled
-  std::string message = {};              // kNoAnswer: what the driver said.
+  // kPolled, where the options ask for it: the UUIDs of its MIG devices, as the driver numbers
+  // them.
+  std::optional<std::vector<std::string>> mig_devices = {};
+  std::string message = {};  // kNoAnswer: what the driver said.
 };
 
 struct HealthWatchOptions {
   std::string nvml_path = {};                              // What NvmlLibrary::Open takes.
   std::function<void(const HealthSighting&)> report = {};  // Called from the watch's thread.
+  bool tell_mig = false;
   double poll_s = 5;
   double wait_s = 0.5;
   double reopen_s = 5;

@@ -51,6 +51,12 @@ TEST(NvmlHeader, StructuresOfDevicesAgree) {
   EXPECT_SAME_FIELD(ProcessUtilizationSample, memory, nvmlProcessUtilizationSample_t, memUtil);
   EXPECT_SAME_FIELD(ProcessUtilizationSample, encoder, nvmlProcessUtilizationSample_t, encUtil);
   EXPECT_SAME_FIELD(ProcessUtilizationSample, decoder, nvmlProcessUtilizationSample_t, decUtil);
+  EXPECT_SAME_SIZE(GpuFabricInfoV2, nvmlGpuFabricInfo_v2_t);
+  EXPECT_SAME_FIELD(GpuFabricInfoV2, cluster_uuid, nvmlGpuFabricInfo_v2_t, clusterUuid);
+  EXPECT_SAME_FIELD(GpuFabricInfoV2, status, nvmlGpuFabricInfo_v2_t, status);
+  EXPECT_SAME_FIELD(GpuFabricInfoV2, clique_id, nvmlGpuFabricInfo_v2_t, cliqueId);
+  EXPECT_SAME_FIELD(GpuFabricInfoV2, state, nvmlGpuFabricInfo_v2_t, state);
+  EXPECT_SAME_VALUE(kFabricCompleted, NVML_GPU_FABRIC_STATE_COMPLETED);
   EXPECT_SAME_SIZE(EventData, nvmlEventData_t);
   EXPECT_SAME_FIELD(EventData, device, nvmlEventData_t, device);
   EXPECT_SAME_FIELD(EventData, event_type, nvmlEventData_t, eventType);

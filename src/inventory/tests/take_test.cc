@@ -325,8 +325,10 @@ TEST(Take, ARecordingPlaysAsTheNodeItWasTakenFrom) {
     Hands hands;
     hands.EnableMig(0);
     hands.Cut(0, 14, 2, 2, 1);
-    const Result<Inventory> node = simulation.Take();
+    Result<Inventory> node = simulation.Take();
     ASSERT_TRUE(node) << node.error().message;
+    EXPECT_EQ(node->gpus[1].fabric, std::nullopt);
+    node->gpus[1].fabric = FabricPlace{"1f0b8a5e-0000-4000-8000-0000000000fa", 32766};
     text = InventoryToJson(*node).dump();
   }
   std::string path = std::filesystem::temp_directory_path() / "sublet-node-XXXXXX";

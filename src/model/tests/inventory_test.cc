@@ -45,6 +45,7 @@ Gpu FullGpu() {
   gpu.numa_node = 1;
   gpu.minor_number = 3;
   gpu.compute_mode = ComputeMode::kExclusiveProcess;
+  gpu.fabric = FabricPlace{"1f0b8a5e-0000-4000-8000-00000000000a", 32766};
   gpu.mig_capable = true;
   gpu.mig_enabled = true;
   gpu.mig_pending = false;
@@ -130,6 +131,7 @@ TEST(Inventory, ReadsBackWhatItWrites) {
   EXPECT_EQ(gpu.pci_device_id, 0x233510DEu);
   EXPECT_EQ(gpu.memory, Bytes::FromMib(143771));
   EXPECT_EQ(gpu.compute_mode, ComputeMode::kExclusiveProcess);
+  EXPECT_EQ(gpu.fabric->clique_id, 32766);
   EXPECT_EQ(gpu.health.row_remap_failed, false);
   EXPECT_EQ(gpu.processes.at(0).type, ProcessType::kMpsClient);
   EXPECT_EQ(node->links.at(0).pci_path, PciPath::kHostBridge);
@@ -140,7 +142,7 @@ TEST(Inventory, WritesNoFieldForWhatTheDriverDidNotTell) {
   const Json json = InventoryToJson(FullNode());
   EXPECT_TRUE(json["gpus"][0].contains("sm_count"));
   const Json& lost = json["gpus"][1];
-  for (const char* key : {"sm_count", "numa_node", "memory_reserved_mib", "compute_mode",
+  for (const char* key : {"sm_count", "numa_node", "memory_reserved_mib", "compute_mode", "fabric",
                           "minor_number", "utilisation_percent"}) {
     EXPECT_FALSE(lost.contains(key)) << key;
   }
