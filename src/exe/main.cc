@@ -76,6 +76,7 @@ int Main(int argc, char** argv) {
   AddRestartVerb(program);
   AddTopVerb(program);
   AddRouteVerb(program);
+  AddKubeVerb(program);
   AddMeasureWorkerVerb(program);
   AddMpsProbeVerb(program);
   argc = CutCommand(program, argc, argv);

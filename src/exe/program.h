@@ -62,6 +62,7 @@ void AddEventsVerb(Program& program);
 void AddRestartVerb(Program& program);
 void AddTopVerb(Program& program);
 void AddRouteVerb(Program& program);
+void AddKubeVerb(Program& program);
 void AddMeasureWorkerVerb(Program& program);  // Hidden.
 void AddMpsProbeVerb(Program& program);       // Hidden.
 

@@ -69,6 +69,39 @@ class Schemas(unittest.TestCase):
                     self.assertEqual(set(described[what]["properties"]), known)
                     self.assertEqual(set(described[what].get("required", [])), required)
 
+    def test_the_device_plugins_keys_are_those_of_its_reader(self):
+        root = schema("device-plugin")
+        jsonschema.Draft202012Validator.check_schema(root)
+        described = {**root["$defs"], "device-plugin's-configuration": root}
+        pattern = r'in\.Optional(?:List|Enum)?\(\s*"(\w+)"|ReadPart\(in, "(\w+)"'
+        text = (ROOT / "src/model/device_plugin_reader.cc").read_text()
+        seen = set()
+        for block in re.split(r"ObjectReader in\(node, ", text)[1:]:
+            what = re.match(r'"([^"]+)"', block)
+            name = what.group(1).replace(" ", "-") if what else "shared-resources"
+            body = block[: block.index("in.Finish()")]
+            required = set(re.findall(r'in\.Required(?:List|Enum)?\(\s*"(\w+)"', body))
+            optional = {a or b for a, b in re.findall(pattern, body)}
+            with self.subTest(name):
+                self.assertEqual(set(described[name]["properties"]), required | optional)
+                self.assertEqual(set(described[name].get("required", [])), required)
+            seen.add(name)
+        self.assertGreaterEqual(len(seen), 11)
+
+    def test_device_plugin_files_of_the_repository_are_valid(self):
+        validator = jsonschema.Draft202012Validator(schema("device-plugin"))
+        corpus = ROOT / "src/model/fuzz/corpus/device_plugin_fuzz"
+        paths = sorted([*ROOT.glob("examples/07_kube/*.yaml"), *corpus.glob("*.yaml")])
+        self.assertGreaterEqual(len(paths), 5)
+        for path in paths:
+            with self.subTest(str(path)):
+                self.assertEqual(errors(validator, yaml.safe_load(path.read_text())), [])
+        unenforced = {"resource": "a", "mode": "exclusive", "memory": "1Gi"}
+        for bad in ({"flag": {}}, {"version": "v2"}, {"sublet": {"shares": [unenforced]}},
+                    {"sharing": {"mps": {"resources": [{"name": "gpu", "replicas": 1}]}}},
+                    {"sublet": {"shares": [{"resource": "A"}]}}):
+            self.assertTrue(errors(validator, bad), bad)
+
     def test_a_written_plan_is_valid(self):
         self.assertEqual(errors(self.plan, self.sample), [])
 
