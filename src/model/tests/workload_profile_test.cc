@@ -121,6 +121,8 @@ TEST(WorkloadProfileTest, CrowdsAreLinearBetweenPointsAndUnknownAbove) {
   EXPECT_DOUBLE_EQ(*profile.CrowdAt(5), 10'000);
   profile.points[2].crowd_per_s.reset();
   EXPECT_TRUE(profile.CrowdAt(50).has_value());
+  // Whoever comes to 50 by way of fractions.
+  EXPECT_DOUBLE_EQ(profile.CrowdAt(50 * (1 + 1e-12)).value_or(0), *profile.CrowdAt(50));
   EXPECT_FALSE(profile.CrowdAt(75).has_value()) << "a looser cap can have less capacity";
   profile.crowd = 0;
   EXPECT_FALSE(profile.CrowdAt(50).has_value());

@@ -72,7 +72,7 @@ Plan PlanFor(const Fleet& fleet, bool compare = false) {
                               .catalogue = &BuiltInBoards(),
                               .calibration = &DefaultCalibration(),
                               .compare = compare});
-  EXPECT_TRUE(plan.has_value()) << plan.error().message;
+  if (!plan) ADD_FAILURE() << plan.error().message;
   return plan.value_or(Plan{});
 }
 
@@ -293,6 +293,7 @@ RC_GTEST_PROP(BusyPlanProperties, NoSingleCapGivesNoticeablyMore, (std::uint64_t
   profile.memory = 100_MiB;
   const int replicas = dice.Int(2, 48);
   const Plan plan = PlanFor(FleetOf({Busy("w", replicas, profile)}, "h200", 1));
+  RC_ASSERT(!plan.gpus.empty());
   RC_PRE(plan.gpus.size() == 1 && plan.gpus[0].partitions[0].mode == SharingMode::kMps);
   const double planned = *plan.summary.throughput_per_s;
   const double bandwidth = profile.bandwidth_percent.value_or(100) / 100;
