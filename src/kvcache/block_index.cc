@@ -257,9 +257,8 @@ void BlockIndex::Unkey(SlabHandle handle) {
 bool BlockIndex::Predict(LaneId lane, BlockHash hash, bool text, UseMoment now) {
   now_ = now;
   Sweep(kSweptAStep);
-  const SlabHandle record = FindRecord(hash);
-  SlabHandle handle = record == 0 ? 0 : FindOwn(lane, record, /*keyed=*/true);
-  if (handle == 0 && record != 0) handle = FindOwn(lane, record, /*keyed=*/false);
+  const OwnHoldings own = FindOwn(lane, FindRecord(hash));
+  SlabHandle handle = own.keyed != 0 ? own.keyed : own.predicted;
   if (handle == 0) {
     handle = PlaceMakingRoom(lane, hash, text, Holds::kPredicted);
     if (handle == 0) return false;
@@ -278,14 +277,12 @@ bool BlockIndex::Predict(LaneId lane, BlockHash hash, bool text, UseMoment now) 
 
 void BlockIndex::Release(LaneId lane, BlockHash hash, ReleaseAs as, UseMoment now) {
   now_ = now;
-  const SlabHandle record = FindRecord(hash);
-  if (record == 0) return;
-  SlabHandle handle = FindOwn(lane, record, /*keyed=*/true);
+  const OwnHoldings own = FindOwn(lane, FindRecord(hash));
+  SlabHandle handle = own.keyed;
   // What is announced is held as long as its engine says, and needs no settling.
   if (as == ReleaseAs::kSettled && handle != 0) as = ReleaseAs::kLapsed;
-  if (handle == 0 || HoldingAt(handle)->in_flight == 0) {
-    const SlabHandle other = FindOwn(lane, record, /*keyed=*/false);
-    if (other != 0) handle = other;
+  if (own.predicted != 0 && (handle == 0 || HoldingAt(handle)->in_flight == 0)) {
+    handle = own.predicted;
   }
   if (handle == 0) return;
   BlockHolding* const holding = HoldingAt(handle);
@@ -374,6 +371,19 @@ SlabHandle BlockIndex::FindOwn(LaneId lane, SlabHandle record, bool keyed) const
     }
   }
   return 0;
+}
+
+BlockIndex::OwnHoldings BlockIndex::FindOwn(LaneId lane, SlabHandle record) const {
+  OwnHoldings own;
+  if (record == 0) return own;
+  for (SlabHandle at = by_record_.First(OwnHash(RecordAt(record)->hash(), lane)); at != 0;
+       at = HoldingAt(at)->own_next) {
+    const BlockHolding* const holding = HoldingAt(at);
+    if (holding->record != record || holding->lane != lane) continue;
+    SlabHandle& found = holding->announced() ? own.keyed : own.predicted;
+    if (found == 0) found = at;
+  }
+  return own;
 }
 
 // In three passes, so that the memory's answers overlap: a block costs two misses when it is alone,

@@ -172,6 +172,12 @@ class BlockIndex {
   SlabHandle FindKey(LaneId lane, std::uint64_t key) const;
   // Of the record, in this lane; `key`: with that name, 0: one that is only predicted.
   SlabHandle FindOwn(LaneId lane, SlabHandle record, bool keyed) const;
+  // Both, in one walk; 0 where there is none.
+  struct OwnHoldings {
+    SlabHandle keyed = 0;
+    SlabHandle predicted = 0;
+  };
+  OwnHoldings FindOwn(LaneId lane, SlabHandle record) const;
 
   // A new holding and, where there is none, its record; 0: no memory, and nothing has changed.
   SlabHandle Place(LaneId lane, BlockHash hash, bool text, Holds holds);

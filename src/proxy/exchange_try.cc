@@ -84,6 +84,7 @@ LoopTask<Exchange::TryEnd> Exchange::Try(bool fresh) {
   }
   LimitTry(settings_->options.limits.first_byte_s);
   if (end == TryEnd::kAnswered) end = co_await SendRequest();
+  lease_->OnSent();
   if (end == TryEnd::kAnswered) end = co_await ReadAnswerHead();
   client_->ClearLimit();
   if (end == TryEnd::kAnswered) {

@@ -238,6 +238,7 @@ bool PolicyRun::TryToPlace(RequestIndex index, std::int64_t now_ns) {
   WritePrompt(index);
   const std::int64_t before_ns = options_.wall_ns ? options_.wall_ns() : 0;
   Result<Lease> lease = router_->Choose({.prefix = &prefix_}, now_ns);
+  if (lease) lease->OnSent();
   if (options_.wall_ns) deciding_ns_ += options_.wall_ns() - before_ns;
   ++decisions_;
   if (lease) {

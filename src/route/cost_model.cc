@@ -10,6 +10,13 @@ constexpr double kOffloadedWorth = 0.75;
 // The cache of a replica whose events have a gap has changed since by some unknown part.
 constexpr double kStaleWorth = 0.5;
 
+// kRoomMs * u / (1 - u) for the used part u, by one division: a thousand of these are a third of a
+// decision.
+double PressureMs(double tokens_used, double capacity) {
+  if (tokens_used >= kRoomUsedMax * capacity) return kRoomMs * kRoomUsedMax / (1 - kRoomUsedMax);
+  return kRoomMs * tokens_used / (capacity - tokens_used);
+}
+
 }  // namespace
 
 CostContext CostContextOf(const FleetView& fleet) {
@@ -49,9 +56,7 @@ CostTerms CostOf(const ReplicaView& replica, const CostContext& context, const P
   terms.queue_ms = replica.queued_tokens * ms_a_token;
   terms.prefill_ms = uncached * ms_a_token;
   terms.later_ms = LaterTokens(replica, context, query, uncached) * context.mean_ms_a_token;
-  const double used =
-      std::min(kRoomUsedMax, (replica.tokens_in_use + uncached) / replica.tokens_capacity);
-  terms.pressure_ms = kRoomMs * used / (1 - used);
+  terms.pressure_ms = PressureMs(replica.tokens_in_use + uncached, replica.tokens_capacity);
   if (gpu != nullptr) {
     const CoTenantDelay delay = gpu->DelayOf(replica.tenant, terms.prefill_ms);
     terms.cotenant_ms = delay.own_ms + delay.others_ms;

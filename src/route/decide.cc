@@ -111,14 +111,15 @@ void RouterCore::LookAtCaches(std::int64_t now_ns) {
   pressures_old = false;
 }
 
-void RouterCore::ViewCache(const ReplicaRecord& record, std::int64_t now_ns,
-                           ReplicaView& view) const {
-  if (record.slot >= pressures.size() || !pressures[record.slot].there) return;
+CacheUse RouterCore::CacheUseOf(const ReplicaRecord& record, std::int64_t now_ns) const {
+  CacheUse use;
+  if (record.slot >= pressures.size() || !pressures[record.slot].there) return use;
   const CachePressure& cache = pressures[record.slot];
-  view.knowledge = cache.knowledge;
-  view.tokens_capacity = static_cast<double>(std::max<std::int64_t>(1, cache.tokens_capacity));
-  view.tokens_in_use = std::max(static_cast<double>(record.book.tokens_in_use()),
-                                record.book.ScrapedUse(now_ns) * view.tokens_capacity);
+  use.knowledge = cache.knowledge;
+  use.tokens_capacity = static_cast<double>(std::max<std::int64_t>(1, cache.tokens_capacity));
+  use.tokens_in_use = std::max(static_cast<double>(record.book.tokens_in_use()),
+                               record.book.ScrapedUse(now_ns) * use.tokens_capacity);
+  return use;
 }
 
 void RouterCore::Show(GpuRecord& gpu, std::int64_t now_ns) {
@@ -136,34 +137,43 @@ void RouterCore::Show(GpuRecord& gpu, std::int64_t now_ns) {
   gpu.shown_old = false;
 }
 
+// Field by field: a view that is zeroed first takes twice as long.
+ReplicaView RouterCore::ViewOf(ReplicaRecord& record, const CacheMatch& match,
+                               std::int64_t now_ns) {
+  if (record.book.MaySettle()) Settle(record, now_ns);
+  const bool shared = record.gpu != nullptr && record.gpu->IsShared();
+  if (shared) Show(*record.gpu, now_ns);
+  record.busy.MoveTo(now_ns, record.book.prefills() > 0);
+  const ForeignLoad foreign = record.book.Foreign(now_ns);
+  const double decoding = record.book.decoding() + foreign.running;
+  const CacheUse cache = CacheUseOf(record, now_ns);
+  return {.slot = record.slot,
+          .identity = record.identity,
+          .in_flight = record.book.in_flight() + foreign.waiting + foreign.running,
+          .queued_tokens = record.QueuedTokens(now_ns),
+          .decoding = decoding,
+          .busy = record.busy.part(),
+          .prefill_tokens_per_second = record.rates.PrefillTokensPerSecond(),
+          .decode_step_ms = decoding > 0 ? record.rates.DecodeStepMs(decoding) : 0,
+          .slow_start = record.SlowStart(now_ns),
+          .cached_tokens = match.tokens,
+          .offloaded_tokens = match.tokens_offloaded,
+          .knowledge = cache.knowledge,
+          .tokens_in_use = cache.tokens_in_use,
+          .tokens_capacity = cache.tokens_capacity,
+          .gpu = shared ? static_cast<int>(record.gpu->index) : -1,
+          .tenant = shared ? record.tenant_index : 0};
+}
+
 void RouterCore::MakeViews(std::int64_t now_ns) {
-  views.clear();
+  static constexpr CacheMatch kNothing;
+  views.resize(candidates.size());
   std::size_t match = 0;
-  for (ReplicaRecord* record : candidates) {
-    ReplicaView& view = views.emplace_back();
-    if (record->book.MaySettle()) Settle(*record, now_ns);
-    if (record->gpu != nullptr && record->gpu->IsShared()) {
-      Show(*record->gpu, now_ns);
-      view.gpu = static_cast<int>(record->gpu->index);
-      view.tenant = record->tenant_index;
-    }
-    const ForeignLoad foreign = record->book.Foreign(now_ns);
-    view.slot = record->slot;
-    view.identity = record->identity;
-    view.prefill_tokens_per_second = record->rates.PrefillTokensPerSecond();
-    view.in_flight = record->book.in_flight() + foreign.waiting + foreign.running;
-    view.decoding = record->book.decoding() + foreign.running;
-    view.queued_tokens = record->QueuedTokens(now_ns);
-    record->busy.MoveTo(now_ns, record->book.prefills() > 0);
-    view.busy = record->busy.part();
-    if (view.decoding > 0) view.decode_step_ms = record->rates.DecodeStepMs(view.decoding);
-    view.slow_start = record->SlowStart(now_ns);
-    ViewCache(*record, now_ns, view);
-    while (match < matches.size() && matches[match].slot < view.slot) ++match;
-    if (match < matches.size() && matches[match].slot == view.slot) {
-      view.cached_tokens = matches[match].tokens;
-      view.offloaded_tokens = matches[match].tokens_offloaded;
-    }
+  for (std::size_t r = 0; r < candidates.size(); ++r) {
+    const ReplicaSlot slot = candidates[r]->slot;
+    while (match < matches.size() && matches[match].slot < slot) ++match;
+    const bool found = match < matches.size() && matches[match].slot == slot;
+    views[r] = ViewOf(*candidates[r], found ? matches[match] : kNothing, now_ns);
   }
 }
 

@@ -53,6 +53,28 @@ void Lease::Finish(const sublet::Finish& finish, std::int64_t now_ns) {
   state_->Finish(finish, now_ns);
 }
 
+void Lease::OnSent() {
+  const std::lock_guard lock(state_->core->mutex);
+  state_->Note();
+}
+
+void RouterCore::NoteAll() {
+  while (!to_note.empty()) to_note.front()->Note();
+}
+
+void LeaseState::Note() {
+  if (!to_note) return;
+  if (!core->closed && !record->gone) {
+    prediction = core->caches.Predict(record->slot, *to_note, sent_ns);
+  }
+  ForgetNote();
+}
+
+void LeaseState::ForgetNote() {
+  if (to_note) std::erase(core->to_note, this);
+  to_note.reset();
+}
+
 void LeaseState::OnFirstToken(std::int64_t now_ns) {
   if (finished || first_seen) return;
   first_seen = true;
@@ -110,7 +132,7 @@ void LeaseState::Finish(const sublet::Finish& finish, std::int64_t now_ns) {
   const bool was_head = record->book.End(entry, record->WorkAt(now_ns));
   core->AfterLoadChanged(*record);
   if (was_head) record->rates.DropSample();
-  if (record->gone) return;
+  if (record->gone) return ForgetNote();
   TellCache(finish, now_ns);
   TellBreaker(finish.outcome, now_ns);
   if (finish.outcome == Outcome::kServed) {
@@ -125,11 +147,13 @@ void LeaseState::Finish(const sublet::Finish& finish, std::int64_t now_ns) {
 }
 
 void LeaseState::TellCache(const sublet::Finish& finish, std::int64_t now_ns) {
-  if (!prediction || core->closed) return;
   // A prompt was prefilled where a token has come, whatever became of the rest; but a replica that
   // failed may have failed for good.
   const bool prefilled =
       finish.outcome == Outcome::kServed || (finish.outcome == Outcome::kCancelled && first_seen);
+  if (prefilled) Note();
+  ForgetNote();
+  if (!prediction || core->closed) return;
   if (prefilled) {
     core->caches.Confirm(record->slot, *prediction, finish.prompt_tokens, now_ns);
   } else {

@@ -19,6 +19,9 @@ struct LeaseState {
   void OnTokens(int count, std::int64_t now_ns);
   void Finish(const sublet::Finish& finish, std::int64_t now_ns);
   void Drop();
+  // REQUIRES: the router's lock is held, here and below.
+  void Note();
+  void ForgetNote();
   void TellCache(const sublet::Finish& finish, std::int64_t now_ns);
   void TellBreaker(Outcome outcome, std::int64_t now_ns);
 
@@ -27,6 +30,7 @@ struct LeaseState {
   LoadEntry entry;
   Decision decision;
   std::string url;
+  std::optional<RequestPrefix> to_note;  // Then it is one of core->to_note.
   std::optional<PredictionId> prediction;
   std::uint32_t breaker_epoch = 0;
   std::int64_t sent_ns = 0;

@@ -31,9 +31,7 @@ void LoadBook::Send(LoadEntry& entry, const LoadSize& size, double work_ns) {
   if (newest_ != nullptr) {
     newest_->newer_ = &entry;
   } else {
-    oldest_ = &entry;
-    oldest_since_work_ns_ = work_ns;
-    oldest_since_exact_ = true;
+    SetOldest(&entry, work_ns);
   }
   newest_ = &entry;
   ++in_flight_;
@@ -45,12 +43,20 @@ void LoadBook::Send(LoadEntry& entry, const LoadSize& size, double work_ns) {
   mean_uncached_tokens_ += kMeanFading * (size.uncached_tokens - mean_uncached_tokens_);
 }
 
+// It is its turn.
+void LoadBook::SetOldest(LoadEntry* entry, double work_ns) {
+  oldest_ = entry;
+  oldest_size_ = entry != nullptr ? entry->size_ : LoadSize{};
+  oldest_since_work_ns_ = work_ns;
+  oldest_since_exact_ = true;
+}
+
 void LoadBook::Unlink(LoadEntry& entry, double work_ns) {
-  (entry.older_ != nullptr ? entry.older_->newer_ : oldest_) = entry.newer_;
   (entry.newer_ != nullptr ? entry.newer_->older_ : newest_) = entry.older_;
-  if (entry.older_ == nullptr) {  // The next one's turn.
-    oldest_since_work_ns_ = work_ns;
-    oldest_since_exact_ = true;
+  if (entry.older_ != nullptr) {
+    entry.older_->newer_ = entry.newer_;
+  } else {
+    SetOldest(entry.newer_, work_ns);
   }
   entry.older_ = entry.newer_ = nullptr;
   --prefills_;
@@ -69,8 +75,8 @@ std::optional<PrefillEnd> LoadBook::FirstToken(LoadEntry& entry, double work_ns)
 }
 
 void LoadBook::Settle(double work_ns, double tokens_per_second) {
-  while (oldest_ != nullptr && oldest_->size_.silent) {
-    const double takes_ns = oldest_->size_.uncached_tokens / tokens_per_second * kNsInSecond;
+  while (MaySettle()) {
+    const double takes_ns = oldest_size_.uncached_tokens / tokens_per_second * kNsInSecond;
     const double done_work_ns = oldest_since_work_ns_ + takes_ns;
     if (done_work_ns > work_ns) return;
     FirstToken(*oldest_, done_work_ns);
@@ -131,7 +137,7 @@ double LoadBook::QueuedTokens(std::int64_t now_ns, double work_ns, double tokens
   if (oldest_ == nullptr) return tokens;
   const double worked_s = std::max(0.0, work_ns - oldest_since_work_ns_) / kNsInSecond;
   const double done =
-      std::min(worked_s * tokens_per_second, kDoneMax * oldest_->size_.uncached_tokens);
+      std::min(worked_s * tokens_per_second, kDoneMax * oldest_size_.uncached_tokens);
   return tokens + static_cast<double>(uncached_tokens_) - done;
 }
 

@@ -107,7 +107,7 @@ class LoadBook {
   // Of all in flight, those which were computed for them: what they hold of the cache, where a
   // prefix that several share counts once.
   std::int64_t tokens_in_use() const { return tokens_in_use_; }
-  bool MaySettle() const { return oldest_ != nullptr && oldest_->size_.silent; }
+  bool MaySettle() const { return oldest_ != nullptr && oldest_size_.silent; }
   // Goes up with each request sent: unchanged, nothing was prefilled since.
   std::int64_t sent() const { return sent_; }
 
@@ -118,9 +118,12 @@ class LoadBook {
  private:
   ForeignLoad Faded(std::int64_t now_ns) const;
   void Unlink(LoadEntry& entry, double work_ns);
+  void SetOldest(LoadEntry* entry, double work_ns);
 
   LoadEntry* oldest_ = nullptr;
   LoadEntry* newest_ = nullptr;
+  // Of it, because every decision looks at every book, and an entry lies who knows where.
+  LoadSize oldest_size_;
   double oldest_since_work_ns_ = 0;
   bool oldest_since_exact_ = true;
   int in_flight_ = 0;

@@ -104,6 +104,7 @@ Result<ReplicaSlot> RouterCore::Add(const ReplicaSpec& spec, std::int64_t now_ns
 }
 
 void RouterCore::Remove(ReplicaRecord& record) {
+  NoteAll();  // Of a slot that may be another's next.
   const std::shared_ptr<ReplicaRecord> last = by_slot[record.slot];
   prefills -= record.book.prefills();
   record.gone = true;
@@ -126,6 +127,7 @@ Status RouterCore::Update(ReplicaRecord& record, const ReplicaSpec& spec, std::i
   record.models_known |= !spec.models.empty();
   const bool another_engine = before.url != spec.url;
   if (another_engine) {
+    NoteAll();
     caches.Drop(record.slot);
     caches.Add(record.slot, CacheOptionsOf(record), now_ns);
     record.breaker = Breaker(options.breaker);

@@ -108,6 +108,7 @@ Result<Lease> Router::Choose(const RouteQuery& query, std::int64_t now_ns) {
 
   const std::lock_guard lock(core_->mutex);
   now_ns = core_->SeenNow(now_ns);
+  core_->NoteAll();
   ASSIGN_OR_RETURN(const std::size_t index, core_->Decide(query, now_ns, state->decision));
   ReplicaRecord& record = *core_->candidates[index];
   state->record = core_->by_slot[record.slot];
@@ -122,7 +123,8 @@ Result<Lease> Router::Choose(const RouteQuery& query, std::int64_t now_ns) {
                    record.WorkAt(now_ns));
   core_->AfterLoadChanged(record);
   if (!prefix.text.empty() || !prefix.token_ids.empty()) {
-    state->prediction = core_->caches.Predict(record.slot, prefix, now_ns);
+    state->to_note = prefix;
+    core_->to_note.push_back(state.get());
   }
   ++record.chosen;
   return Lease(std::move(state));

@@ -8,9 +8,10 @@
 //   ASSIGN_OR_RETURN(Lease lease, router.Choose({.prefix = &prefix, .tenant = "shop"}, now_ns));
 //   lease.decision().replica                 // "chat/0"
 //   ... the request is sent to lease.url() ...
-//   lease.OnFirstToken(now_ns);              // Its prefill is done.
-//   lease.OnTokens(count, now_ns);           // As they come.
-//   lease.Finish({.outcome = Outcome::kServed, .prompt_tokens = 812}, now_ns);
+//   lease.OnSent();                          // Now that it is under way, the cache may learn of
+//   it. lease.OnFirstToken(now_ns);              // Its prefill is done. lease.OnTokens(count,
+//   now_ns);           // As they come. lease.Finish({.outcome = Outcome::kServed, .prompt_tokens =
+//   812}, now_ns);
 //
 // A request counts as load from the moment at which it is chosen, in tokens that its replica must
 // still prefill and in sequences that decode, until its lease is finished; a lease that is dropped
@@ -119,6 +120,10 @@ class Lease {
   const Decision& decision() const;
   const std::string& url() const;
 
+  // What the prompt leaves in the replica's cache is noted by now, at some hundred nanoseconds a
+  // block; or at the next Choose(), which must know of it, where that comes first. So the request
+  // itself doesn't wait for it.
+  void OnSent();
   void OnFirstToken(std::int64_t now_ns);
   void OnTokens(int count, std::int64_t now_ns);
   // Once; what is reported later counts for nothing.

@@ -33,6 +33,13 @@ struct ServedModel {
   std::uint64_t requests = 0;
 };
 
+// A replica's cache, as ReplicaView has it.
+struct CacheUse {
+  CacheKnowledge knowledge = CacheKnowledge::kApprox;
+  double tokens_in_use = 0;
+  double tokens_capacity = 1e18;
+};
+
 struct RouterCore {
   RouterCore(const RouterOptions& router_options, const Policy& first_policy, FleetCache& fleet);
 
@@ -53,9 +60,13 @@ struct RouterCore {
   Status Gather(const ServedModel& served, const RouteQuery& query, std::int64_t now_ns);
   void LookAtCaches(std::int64_t now_ns);
   void MakeViews(std::int64_t now_ns);
-  void ViewCache(const ReplicaRecord& record, std::int64_t now_ns, ReplicaView& view) const;
+  ReplicaView ViewOf(ReplicaRecord& record, const CacheMatch& match, std::int64_t now_ns);
+  CacheUse CacheUseOf(const ReplicaRecord& record, std::int64_t now_ns) const;
   // Brings what `tenancies` has of a shared GPU up to date.
   void Show(GpuRecord& gpu, std::int64_t now_ns);
+
+  // ---- what the caches are still to be told (lease.cc)
+  void NoteAll();
 
   // ---- time
   std::int64_t SeenNow(std::int64_t now_ns) {
@@ -98,6 +109,8 @@ struct RouterCore {
   std::vector<CachePressure> pressures;  // By slot, as of then:
   std::int64_t pressures_seen_ns = 0;
   bool pressures_old = true;  // Somebody came, or is another one.
+
+  std::vector<LeaseState*> to_note;  // Chosen, and not yet noted in the caches.
 
   // Kept for their memory.
   std::vector<CacheMatch> matches;

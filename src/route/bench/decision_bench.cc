@@ -109,8 +109,8 @@ struct Fleet {
   std::int64_t now_ns = 0;
 };
 
-// Choose() alone is timed; the lease's end is not. Arguments: replicas, blocks indexed, blocks of
-// the prompt.
+// Choose() alone is timed, as a request waits for it; what follows when it is on its way is not.
+// Arguments: replicas, blocks indexed, blocks of the prompt.
 void BM_Choose(benchmark::State& state, const std::string& policy, bool shared) {
   Fleet fleet(policy, static_cast<std::size_t>(state.range(0)),
               static_cast<std::size_t>(state.range(1)), shared);
@@ -124,12 +124,14 @@ void BM_Choose(benchmark::State& state, const std::string& policy, bool shared) 
     const std::int64_t begin_ns = MonotonicNanoseconds();
     auto lease = fleet.router->Choose({.prefix = &prompts[at++ % prompts.size()]}, fleet.Next());
     state.SetIterationTime(static_cast<double>(MonotonicNanoseconds() - begin_ns) / 1e9);
+    lease->OnSent();
     lease->OnFirstToken(fleet.now_ns);
     lease->Finish({}, fleet.now_ns);
   }
 }
 
-// Of that, what the caches take.
+// What the caches take: to find a prompt, which is part of Choose(), and to note it, which is
+// OnSent().
 void BM_CachesOfAMillion(benchmark::State& state, bool predict) {
   Fleet fleet("cost", static_cast<std::size_t>(state.range(0)),
               static_cast<std::size_t>(state.range(1)), false);

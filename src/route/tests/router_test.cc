@@ -346,6 +346,35 @@ TEST_F(RouterTest, SiblingsOfABurstMeet) {
   EXPECT_EQ(leases[3].decision().cached_tokens, 38u * 64);
 }
 
+TEST_F(RouterTest, WhatWasChosenIsNotedOnceAndBeforeAnybodyAsks) {
+  Add(Spec("a"));
+  const auto noted = [&] { return StatusOf("a").cache.blocks_predicted; };
+  Lease sent = Choose(Prompt(1, 20));
+  EXPECT_EQ(noted(), 0) << "the request waits for no note";
+  sent.OnSent();
+  EXPECT_EQ(noted(), 20);
+  sent.OnSent();
+  const Lease next = Choose(Prompt(2, 30));
+  EXPECT_EQ(noted(), 20);
+  EXPECT_EQ(Choose(Prompt(2, 30)).decision().cached_tokens, 30u * 64);
+  EXPECT_EQ(noted(), 50) << "the last was dropped, and one before it has the same";
+  // Answered without having said that it was sent; failed.
+  Serve(Choose(Prompt(3, 5)), kMs);
+  EXPECT_EQ(noted(), 55);
+  Serve(Choose(Prompt(4, 7)), kMs, Outcome::kFailed);
+  EXPECT_EQ(noted(), 55);
+}
+
+TEST_F(RouterTest, WhatWasChosenIsNotNotedForWhoComesAfterIt) {
+  const ReplicaSlot slot = Add(Spec("a"));
+  const Lease lease = Choose(Prompt(1, 20));
+  Lease elsewhere = Choose(Prompt(2, 20));
+  ASSERT_TRUE(router_->Remove("a"));
+  while (Add(Spec("b")) != slot) ASSERT_TRUE(router_->Remove("b"));
+  elsewhere.OnSent();
+  EXPECT_EQ(Choose(Prompt(1, 20)).decision().cached_tokens, 0u);
+}
+
 TEST_F(RouterTest, OneCommonBlockBringsNobodyTogether) {
   for (const char* name : {"a", "b", "c", "d", "e", "f", "g", "h"}) Add(Spec(name));
   std::vector<Lease> leases;
@@ -494,7 +523,7 @@ RC_GTEST_PROP(RouterProperty, BooksAreZeroOnceAllLeasesAreGone, ()) {
     RequestPrefix prefix = Prompt(*rc::gen::inRange<std::uint64_t>(0, 5), 10);
     prefix.stream = *rc::gen::arbitrary<bool>();
     prefix.choices = *rc::gen::inRange(0, 4);
-    const int what = *rc::gen::inRange(0, 6);
+    const int what = *rc::gen::inRange(0, 7);
     const std::size_t at = leases.empty() ? 0 : *rc::gen::inRange<std::size_t>(0, leases.size());
     if (what <= 1) {
       if (auto lease = router->Choose({.prefix = &prefix}, now_ns)) {
@@ -506,6 +535,8 @@ RC_GTEST_PROP(RouterProperty, BooksAreZeroOnceAllLeasesAreGone, ()) {
       leases[at].OnFirstToken(now_ns);
     } else if (what == 3) {
       leases[at].OnTokens(*rc::gen::inRange(0, 40), now_ns);
+    } else if (what == 6) {
+      leases[at].OnSent();
     } else {
       if (what == 4)
         leases[at].Finish(
@@ -531,6 +562,7 @@ TEST_F(RouterTest, ManyThreadsUseItWhileReplicasComeAndGo) {
         const RequestPrefix prefix = Prompt(t * 7 + i % 5, 10);
         auto lease = router_->Choose({.prefix = &prefix}, static_cast<std::int64_t>(i) * kMs);
         if (!lease) continue;
+        if (i % 2 == 0) lease->OnSent();
         lease->OnFirstToken(static_cast<std::int64_t>(i) * kMs);
         lease->OnTokens(20, static_cast<std::int64_t>(i) * kMs);
         if (i % 3 != 0) lease->Finish({}, static_cast<std::int64_t>(i) * kMs);
