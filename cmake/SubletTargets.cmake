@@ -67,14 +67,16 @@ function(sublet_library name)
   add_library(sublet_${name} STATIC ${ARG_SOURCES})
   target_include_directories(sublet_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/sim)
   target_link_libraries(sublet_${name} PUBLIC ${ARG_DEPS})
+  sublet_choose_headers(sublet_${name} sublet_headers ${ARG_DEPS})
 endfunction()
 
-# sublet_test(NAME SOURCES a_test.cc ... DEPS lib ...): one GoogleTest program of a module.
+# sublet_test(NAME [OPTIMIZED] SOURCES a_test.cc ... DEPS lib ...): one GoogleTest program of a
+# module.
 function(sublet_test name)
   if(NOT SUBLET_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "OPTIMIZED" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()
@@ -82,10 +84,13 @@ function(sublet_test name)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src)
   target_compile_definitions(${name} PRIVATE SUBLET_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              SUBLET_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   # Two thirds of what there is to compile, and run once: half the time, where what is tested is
   # optimized all the same.
-  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O0>)
-  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  if(NOT ARG_OPTIMIZED)
+    target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O0>)
+    sublet_choose_headers(${name} sublet_test_headers ${ARG_DEPS})
+  endif()
   include(GoogleTest)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST
                        PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS ${name})

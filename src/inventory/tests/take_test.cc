@@ -328,6 +328,7 @@ TEST(Take, ARecordingPlaysAsTheNodeItWasTakenFrom) {
     Result<Inventory> node = simulation.Take();
     ASSERT_TRUE(node) << node.error().message;
     EXPECT_EQ(node->gpus[1].fabric, std::nullopt);
+    node->mps_daemons.clear();  // Those of other tests come and go.
     node->gpus[1].fabric = FabricPlace{"1f0b8a5e-0000-4000-8000-0000000000fa", 32766};
     text = InventoryToJson(*node).dump();
   }
@@ -335,9 +336,10 @@ TEST(Take, ARecordingPlaysAsTheNodeItWasTakenFrom) {
   ::close(::mkstemp(path.data()));
   std::ofstream(path) << text;
   const Simulation simulation(path);
-  const Result<Inventory> again = simulation.Take();
+  Result<Inventory> again = simulation.Take();
   std::filesystem::remove(path);
   ASSERT_TRUE(again) << again.error().message;
+  again->mps_daemons.clear();
   EXPECT_EQ(InventoryToJson(*again).dump(), text);
 }
 
