@@ -13,15 +13,18 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/files.h"
 #include "cdi/spec_files.h"
 #include "exe/kube_api_flags.h"
 #include "exe/kube_plugin_options.h"
 #include "exe/kube_verbs.h"
+#include "exe/supervised.h"
 #include "exe/this_node.h"
 #include "kube/device_plugin.h"
 #include "kube/kubelet_client.h"
+#include "kube/metrics_endpoint.h"
 #include "kube/pod_label.h"
 
 namespace sublet {
@@ -32,6 +35,7 @@ namespace fs = std::filesystem;
 // Of what blocks: a driver's call, an MPS control program, kubelet. More would only queue in the
 // driver; a kubelet that never answers holds one for each resource, for five seconds.
 constexpr std::size_t kWorkers = 16;
+constexpr std::string_view kSupervised = "--supervised";
 constexpr std::string_view kPluginFolder = "/var/lib/kubelet/device-plugins";
 
 // kubelet gives a container half a minute until it must be ready to be started.
@@ -48,6 +52,10 @@ struct Flags {
   double tenant_grace_s = MpsPoolOptions().claim_grace_s;
   bool shared_compute_mode = false;
   bool end_mps = false;
+  bool supervised = false;
+  std::string metrics_address;
+  std::string pod_logs = std::string(kPodLogs);
+  std::string proc = "/proc";
   std::string nvml;
   double timeout_s = 60;
 };
@@ -126,6 +134,7 @@ class PluginProcess {
     PluginRunOptions options = Options(config);
     ASSIGN_OR_RETURN(options.pod_label, PodLabels(flags_));
     plugin_ = std::make_shared<DevicePlugin>(loop_, pool_, std::move(options));
+    RETURN_IF_ERROR(ServeMetrics());
     for (const int signal : {SIGTERM, SIGINT, SIGQUIT, SIGHUP}) signals_.add(signal);
     AwaitSignal();
     asio::co_spawn(loop_, Live(), EndsTheProgram);
@@ -146,6 +155,26 @@ class PluginProcess {
     options.health = LimitsOf(flags_);
     options.health_poll_s = flags_.health_poll_s;
     return options;
+  }
+
+  Status ServeMetrics() {
+    if (flags_.metrics_address.empty()) return {};
+    MetricsEndpointOptions options;
+    options.address = flags_.metrics_address;
+    options.meter.nvml = NvmlPath(flags_.nvml);
+    options.meter.pod_resources_socket = flags_.pod_resources_socket;
+    options.meter.pod_logs = flags_.pod_logs;
+    options.meter.proc = flags_.proc;
+    const auto state = [this] {
+      PluginState now = plugin_->State();
+      now.version = SUBLET_VERSION;
+      return now;
+    };
+    ASSIGN_OR_RETURN(metrics_,
+                     MetricsEndpoint::Open(loop_, pool_, options,
+                                           {state, [this] { return plugin_->Sickness(); }}));
+    spdlog::info("metrics at port {}", metrics_->port());
+    return {};
   }
 
   void AwaitSignal() {
@@ -171,6 +200,7 @@ class PluginProcess {
   asio::thread_pool pool_;
   asio::signal_set signals_;
   std::shared_ptr<DevicePlugin> plugin_;
+  std::unique_ptr<MetricsEndpoint> metrics_;
   Status outcome_;
 };
 
@@ -198,11 +228,12 @@ Result<int> EndMps(const Flags& flags) {
   return 0;
 }
 
-Result<int> RunPlugin(const Flags& flags) {
+Result<int> RunPlugin(const Flags& flags, const std::vector<std::string>& words) {
   spdlog::set_default_logger(spdlog::stderr_logger_mt("sublet"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
   ::umask(0077);
   if (flags.end_mps) return EndMps(flags);
+  if (flags.supervised) return RunSupervised(words, kSupervised);
   PluginProcess plugin(flags);
   return plugin.Run();
 }
@@ -216,12 +247,27 @@ void AddPlaces(CLI::App& verb, Flags& flags) {
       ->type_name("FOLDER")
       ->capture_default_str();
   verb.add_option("--pod-resources-socket", flags.pod_resources_socket,
-                  "kubelet's list of pods and their devices, for MPS servers of tenants")
+                  "kubelet's list of pods and their devices, for MPS servers of tenants and "
+                  "metrics")
       ->type_name("PATH")
       ->capture_default_str();
   verb.add_option("--nvml", flags.nvml,
                   "NVIDIA's management library (also SUBLET_NVML; default libnvidia-ml.so.1)")
       ->type_name("PATH");
+}
+
+void AddMetrics(CLI::App& verb, Flags& flags) {
+  verb.add_option("--metrics-address", flags.metrics_address,
+                  "Where Prometheus finds /metrics, and probes /healthz: 127.0.0.1:9400, or :9400 "
+                  "for everyone (default: nowhere)")
+      ->type_name("ADDRESS:PORT");
+  verb.add_option("--pod-logs", flags.pod_logs,
+                  "kubelet's folders of logs, whose names say which pod a process is of")
+      ->type_name("FOLDER")
+      ->capture_default_str();
+  verb.add_option("--proc", flags.proc, "Where the host's processes are")
+      ->type_name("FOLDER")
+      ->capture_default_str();
 }
 
 void AddBehaviour(CLI::App& verb, Flags& flags) {
@@ -251,6 +297,9 @@ void AddBehaviour(CLI::App& verb, Flags& flags) {
   verb.add_flag("--end-mps", flags.end_mps,
                 "End all MPS servers below the MPS root, put compute modes back, and exit: to "
                 "uninstall");
+  verb.add_flag(std::string(kSupervised), flags.supervised,
+                "Run as a child of a process that starts it again when it crashes or is killed: in "
+                "a container, where MPS servers would end with the first process");
 }
 
 }  // namespace
@@ -262,11 +311,14 @@ void AddKubePlugin(Program& program, CLI::App& kube) {
   AddPluginOptions(*verb, PluginProgram::kDevicePlugin, flags->sources);
   AddPlaces(*verb, *flags);
   AddKubeApiPlaceFlags(*verb, flags->api);
+  AddMetrics(*verb, *flags);
   AddBehaviour(*verb, *flags);
   verb->footer(
       "SIGHUP and a change of the configuration file read it anew; a file that is wrong changes\n"
       "nothing. SIGTERM ends the plugin, and neither pods nor MPS servers.");
-  verb->callback([&program, flags] { program.chosen = [flags] { return RunPlugin(*flags); }; });
+  verb->callback([&program, flags] {
+    program.chosen = [&program, flags] { return RunPlugin(*flags, program.words); };
+  });
 }
 
 }  // namespace sublet

@@ -79,6 +79,7 @@ int Main(int argc, char** argv) {
   AddKubeVerb(program);
   AddMeasureWorkerVerb(program);
   AddMpsProbeVerb(program);
+  program.words.assign(argv, argv + argc);
   argc = CutCommand(program, argc, argv);
   try {
     program.app.parse(argc, argv);

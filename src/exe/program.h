@@ -34,6 +34,8 @@ struct Program {
   // is another program's: a word of it may look like a flag or a list of ours.
   std::set<std::string, std::less<>> before_command;
   std::vector<std::string> command;
+  // All that this program was called with, its name first.
+  std::vector<std::string> words;
 };
 
 // Colours are for a person at a terminal who hasn't said otherwise (no-color.org).

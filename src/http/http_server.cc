@@ -243,7 +243,7 @@ Status HttpServer::AdoptUnixListener(FileDescriptor socket) {
 
 Result<int> HttpServer::AddTcpListener(const TcpListenerOptions& options) {
   const std::string where = fmt::format("{} port {}", options.address, options.port);
-  if (options.token.size() < kTokenBytesMin) {
+  if (!options.open_to_all && options.token.size() < kTokenBytesMin) {
     return Fail(ErrorCode::kUsage,
                 fmt::format("the token for {} has less than {} bytes", where, kTokenBytesMin));
   }
@@ -271,7 +271,7 @@ Result<int> HttpServer::AddTcpListener(const TcpListenerOptions& options) {
   const int port = acceptor.local_endpoint(error).port();
   const int fd = ::fcntl(acceptor.native_handle(), F_DUPFD_CLOEXEC, 0);
   if (fd < 0) return FailFromErrno(errno, "listening");
-  RETURN_IF_ERROR(impl_->Listen(fd, std::nullopt, options.token));
+  RETURN_IF_ERROR(impl_->Listen(fd, std::nullopt, options.open_to_all ? "" : options.token));
   return port;
 }
 

@@ -121,6 +121,8 @@ struct TcpListenerOptions {
   std::string address = "127.0.0.1";  // Numeric.
   int port = 0;                       // 0: any free one; AddTcpListener() returns which.
   std::string token;  // "Authorization: Bearer TOKEN" is asked of every request; 16 bytes at least.
+  // Whoever reaches the port may ask, without a token: for what may only be read and is no secret.
+  bool open_to_all = false;
   // Off: an address that isn't loopback fails, since the token travels in the clear.
   bool beyond_this_machine = false;
 };

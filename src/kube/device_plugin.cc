@@ -69,6 +69,28 @@ std::vector<std::string> DevicePlugin::Resources() const {
   return names;
 }
 
+PluginState DevicePlugin::State() const {
+  PluginState state;
+  state.inventory = stock_.inventory;
+  state.resources = stock_.advertised.resources;
+  if (state.inventory) state.hostname = state.inventory->host.hostname;
+  state.unhealthy = health_.Unhealthy();
+  for (const auto& [name, offer] : offers_) {
+    for (const auto& [device, why] : offer.obstacles) state.waiting.insert(device);
+  }
+  if (pool_) {
+    state.servers = pool_->Servers();
+    state.claims = pool_->Claims();
+  }
+  state.last_xid = last_xid_;
+  return state;
+}
+
+std::string DevicePlugin::Sickness() const {
+  if (!watch_ || watch_->SecondsSinceAnswer() < kHungDriverSeconds) return "";
+  return fmt::format("the driver has not answered for {:.0f} s", watch_->SecondsSinceAnswer());
+}
+
 // ---- start, stop, reload -----------------------------------------------------------------------
 
 Task<Status> DevicePlugin::Run() {
@@ -397,6 +419,7 @@ void DevicePlugin::OnSighting(const HealthSighting& seen) {
       bell_.Ring();
     }
   }
+  if (seen.what == What::kXid && !seen.gpu_uuid.empty()) last_xid_[seen.gpu_uuid] = seen.xid;
   const auto notes = health_.On(seen, MonotonicNanoseconds());
   if (notes.empty()) return;
   for (const DeviceHealthNote& note : notes) {

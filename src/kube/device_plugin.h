@@ -42,6 +42,7 @@
 #include "kube/allocation_desk.h"
 #include "kube/device_health.h"
 #include "kube/folder_watch.h"
+#include "kube/kube_metrics.h"
 #include "kube/kubelet_client.h"
 #include "kube/mps_pool.h"
 #include "kube/node_stock.h"
@@ -86,6 +87,9 @@ class DevicePlugin : public std::enable_shared_from_this<DevicePlugin> {
 
   // What is offered now, for metrics and tests.
   std::vector<std::string> Resources() const;
+  PluginState State() const;
+  // Why it can't go on by itself: a call into the driver that hangs. Empty where it can.
+  std::string Sickness() const;
 
  private:
   struct Offer {
@@ -130,6 +134,7 @@ class DevicePlugin : public std::enable_shared_from_this<DevicePlugin> {
   std::shared_ptr<FolderWatch> folders_;
   std::unique_ptr<HealthWatch> watch_;
   DeviceHealth health_;
+  std::map<std::string, int, std::less<>> last_xid_;  // By the GPU's UUID.
   std::string config_text_;  // As it was last read, to know a change from a touch.
 
   bool stopping_ = false;

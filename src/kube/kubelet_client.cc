@@ -8,7 +8,9 @@
 #include <grpcpp/security/credentials.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <set>
 
 #include "kube/grpc_errors.h"
 #include "proto/deviceplugin.grpc.pb.h"
@@ -68,12 +70,17 @@ Result<std::vector<PodDevices>> ListPodDevices(const std::string& socket, double
   std::vector<PodDevices> found;
   for (const v1::PodResources& pod : answer.pod_resources()) {
     for (const v1::ContainerResources& container : pod.containers()) {
+      std::map<std::string, std::set<std::string>> ids;  // By resource.
       for (const v1::ContainerDevices& devices : container.devices()) {
+        ids[devices.resource_name()].insert(devices.device_ids().begin(),
+                                            devices.device_ids().end());
+      }
+      for (const auto& [resource, of_it] : ids) {
         found.push_back({.pod_namespace = pod.namespace_(),
                          .pod = pod.name(),
                          .container = container.name(),
-                         .resource = devices.resource_name(),
-                         .ids = {devices.device_ids().begin(), devices.device_ids().end()}});
+                         .resource = resource,
+                         .ids = {of_it.begin(), of_it.end()}});
       }
     }
   }

@@ -40,16 +40,19 @@ struct Registration {
 // kConflict where it refuses.
 Status RegisterWithKubelet(const Registration& registration);
 
-// The devices of one resource that a container has.
+// All devices of one resource that a container has.
 struct PodDevices {
   std::string pod_namespace;
   std::string pod;
   std::string container;
   std::string resource;
-  std::vector<std::string> ids;  // As the plugin named them.
+  std::vector<std::string> ids;  // As the plugin named them, sorted.
 };
 
 // In the order in which kubelet tells. Errors as above.
+//
+// kubelet itself has an entry for each device, or for each device and NUMA node it is near to; what
+// is one container's of one resource is put together here.
 Result<std::vector<PodDevices>> ListPodDevices(const std::string& socket, double timeout_s = 5);
 
 }  // namespace sublet

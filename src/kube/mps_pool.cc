@@ -278,6 +278,12 @@ Task<Status> MpsPool::EndAll() {
   co_return removed;
 }
 
+std::map<std::string, std::string, std::less<>> MpsPool::Claims() const {
+  std::map<std::string, std::string, std::less<>> servers;
+  for (const auto& [claim, made] : claims_) servers.emplace(claim, made.server);
+  return servers;
+}
+
 std::vector<DomainStatus> MpsPool::Servers() const {
   std::vector<DomainStatus> states;
   for (const auto& [name, server] : servers_) {

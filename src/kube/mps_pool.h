@@ -107,8 +107,9 @@ class MpsPool : public std::enable_shared_from_this<MpsPool> {
   // Ends every server, also with its clients, and puts compute modes back.
   Task<Status> EndAll();
 
-  // For people: each server's state.
+  // For people: each server's state, and the name of the server that each claim leads to.
   std::vector<DomainStatus> Servers() const;
+  std::map<std::string, std::string, std::less<>> Claims() const;
 
  private:
   struct Parts;

@@ -10,8 +10,8 @@ namespace sublet {
 Result<std::string> ReadPodLabel(ApiClient& client, const PodName& pod, const std::string& label) {
   ASSIGN_OR_RETURN(
       const nlohmann::json object,
-      client.Send({.path = fmt::format("/api/v1/namespaces/{}/pods/{}", UrlEncoded(pod.name_space),
-                                       UrlEncoded(pod.name))}));
+      client.Send({.path = fmt::format("/api/v1/namespaces/{}/pods/{}",
+                                       UrlEncoded(pod.pod_namespace), UrlEncoded(pod.pod))}));
   return TextAt(object, {"metadata", "labels", label});
 }
 

@@ -11,13 +11,9 @@
 
 #include "base/result.h"
 #include "kube/api_client.h"
+#include "kube/pod_cgroup.h"
 
 namespace sublet {
-
-struct PodName {
-  std::string name_space;
-  std::string name;
-};
 
 // Empty where the pod has no such label. Fails as ApiClient does: kNotFound without the pod,
 // kPermission where reading pods isn't allowed.

@@ -23,7 +23,8 @@
 
 namespace sublet {
 
-inline constexpr std::size_t kMetricsLabelMax = 128;  // Names here are shorter.
+// A Kubernetes pod's name, the longest there is, has at most 253.
+inline constexpr std::size_t kMetricsLabelMax = 256;
 
 using MetricLabels = std::vector<std::pair<std::string, std::string>>;
 

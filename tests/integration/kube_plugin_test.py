@@ -33,6 +33,10 @@ sharing:
 """
 
 
+def children(pid):
+    return list(map(int, pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
 class RigTestCase(unittest.TestCase):
     def make(self, sim="a100-80gb:2", config="version: v1\n", **variables):
         rig = PluginRig(SUBLET, sim, "", **variables)
@@ -157,6 +161,13 @@ sharing:
         rig.kubelet.must("start", pod="shop/three")
         rig.kubelet.must("start", pod="shop/two")
         self.assertEqual(len(rig.daemons()), 1)
+        # kubelet lists each device by itself; both together are the claim that stays.
+        rig.kubelet.must("remove", pod="shop/two")
+        claims = rig.mps / "claims"
+        wait_for("a claim goes", lambda: len(list(claims.iterdir())) == 1)
+        [mount] = [one for one in twice["mounts"] if one["container"].startswith("/mps/")]
+        self.assertEqual([str(path) for path in claims.iterdir()], [mount["host"]])
+        self.assertEqual(len(rig.daemons()), 1)
 
     def test_a_server_for_each_value_of_a_label(self):
         labels = {"shop/red": "red", "shop/too": "red", "shop/blue": "blue", "shop/none": None}
@@ -185,7 +196,7 @@ sharing:
         rig = self.make(config=text.replace("per_tenant: namespace",
                                             "tenant_label: team\n  per_tenant: label"))
         rig.start("--api-server", f"http://127.0.0.1:{api.server_port}")
-        rig.kubelet.await_resources({"nvidia.com/gpu.small": 3})
+        rig.kubelet.await_resources({"nvidia.com/gpu.half": 1, "nvidia.com/gpu.small": 3})
         servers = {}
         for pod, resource in (("shop/red", "half"), ("shop/too", "small"), ("shop/blue", "small"),
                               ("shop/none", "small")):
@@ -572,6 +583,32 @@ class Kubelets(RigTestCase):
         self.assertEqual(state[GPU]["in_use"], used)
         self.assertEqual([rig.daemon(place) for place in places], before,
                          "its MPS servers were taken over")
+
+    def test_supervised_it_starts_again_by_itself(self):
+        rig = self.example("mps.yaml")
+        rig.start("--supervised")
+        rig.kubelet.await_resources({GPU: 8})
+        places = [f"{rig.mps}/servers/{uuid}/pipe" for uuid in rig.uuids()]
+        before = [rig.daemon(place) for place in places]
+        for how, words in ((signal.SIGKILL, "killed by signal 9"),
+                           (signal.SIGSEGV, "killed by signal 11")):
+            [child] = children(rig.plugin.pid)
+            os.kill(child, how)
+            rig.await_said(words)
+            wait_for("there is another", lambda: children(rig.plugin.pid) not in ([], [child]))
+            rig.kubelet.await_resources({GPU: 8})
+        self.assertEqual([rig.daemon(place) for place in places], before)
+        # The plugin's signals reach it, and its end is the end.
+        rig.plugin.send_signal(signal.SIGHUP)
+        rig.await_said("is read again, and is as it was")
+        rig.stop_plugin()
+        self.assertEqual([path.name for path in rig.dir.glob("nvidia-*")], [])
+        self.assertEqual([rig.daemon(place) for place in places], before)
+        # What says why it ends isn't tried again.
+        rig.config.write_text("version: v2\n")
+        done = rig.run_plugin("--supervised")
+        self.assertEqual(done.returncode, rig.run_plugin().returncode)
+        self.assertIn("v2", done.stderr)
 
     def test_without_a_kubelet_it_serves_and_registers_nowhere(self):
         rig = self.make(config=SLICED)

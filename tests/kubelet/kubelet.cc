@@ -454,12 +454,16 @@ grpc::Status Kubelet::Core::List(grpc::ServerContext* /*context*/,
     v1::PodResources& pod = *answer->add_pod_resources();
     pod.set_namespace_(name.substr(0, name.find('/')));
     pod.set_name(name.substr(name.find('/') + 1));
+    std::map<std::string, v1::ContainerResources*> by_name;
     for (const ContainerGot& got : containers) {
-      v1::ContainerResources& container = *pod.add_containers();
-      container.set_name(got.container);
-      v1::ContainerDevices& devices = *container.add_devices();
-      devices.set_resource_name(got.resource);
-      for (const std::string& id : got.ids) devices.add_device_ids(id);
+      v1::ContainerResources*& container = by_name[got.container];
+      if (container == nullptr) container = pod.add_containers();
+      container->set_name(got.container);
+      for (const std::string& id : got.ids) {
+        v1::ContainerDevices& device = *container->add_devices();
+        device.set_resource_name(got.resource);
+        device.add_device_ids(id);
+      }
     }
   }
   return grpc::Status::OK;
